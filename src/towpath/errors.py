@@ -1,0 +1,237 @@
+"""What can go wrong, as one tree: the class says who acts next, the text says what, where and how to mend.
+
+TowpathError
+├── CallerError        the one who called mends it; 4xx on the wire
+│   ├── InputError         a value that cannot be read or does not fit            400  input
+│   ├── UnknownError       no model, view, run or key of that name                404  unknown
+│   ├── DeniedError        no key, a wrong key, or not allowed                    401  denied
+│   ├── TooLargeError      a body, a file or a number over its limit              413  too_large
+│   └── QuotaError         more than the consumer's quota                         429  quota
+├── OwnerError         the one who owns the model, project or platform mends it; 500 is never sent, see `code`
+│   ├── ProjectError       a file of the project is wrong; carries every problem       project
+│   ├── RefusedError       the answer is no: a gate, a promotion, a bind               refused
+│   ├── FormatError        bytes that are not what they should be                 422  format
+│   ├── ModelError         the user's own code failed or broke its promise        503  model
+│   ├── UndefinedError     a number that does not exist (a ratio over zero)            undefined
+│   ├── ResourceError      asked for more than there is, or used more than allowed     resource
+│   └── ExtraError         a library that is not installed                             extra
+└── RetryError         nobody is at fault: wait and try again; 503 with Retry-After
+    ├── OverloadedError    a queue is full                                        503  overloaded
+    ├── UnavailableError   a store, an engine or a model is away                  503  unavailable
+    └── ConflictError      somebody else wrote first                              409  conflict
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import ClassVar
+
+__all__ = [
+    "CallerError",
+    "ConflictError",
+    "DeniedError",
+    "ExtraError",
+    "FormatError",
+    "InputError",
+    "ModelError",
+    "OverloadedError",
+    "OwnerError",
+    "ProjectError",
+    "QuotaError",
+    "RefusedError",
+    "ResourceError",
+    "RetryError",
+    "TooLargeError",
+    "TowpathError",
+    "UnavailableError",
+    "UndefinedError",
+    "UnknownError",
+    "nearest",
+]
+
+
+class TowpathError(Exception):
+    r"""Root of every error that Towpath raises on purpose.
+
+    Args:
+        what: What happened, with values in quotes and numbers with their limits.
+        where: The file and line, setting or address at fault; empty where `what` says it.
+        mend: What to do next, best a command; empty where nothing is known to help.
+
+    Example:
+        >>> str(RefusedError("demand@3 was not promoted.", where="model.toml", mend="tow gate demand@3"))
+        'demand@3 was not promoted.\\n  where: model.toml\\n  mend:  tow gate demand@3'
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 503
+
+    def __init__(self, what: str, where: str = "", mend: str = "") -> None:
+        super().__init__(what, where, mend)
+        self.what = what
+        self.where = where
+        self.mend = mend
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.mend:
+            lines.append(f"  mend:  {self.mend}")
+        return "\n".join(lines)
+
+
+class CallerError(TowpathError):
+    """The one who called mends it."""
+
+    code = "caller"
+    status = 400
+
+
+class InputError(CallerError):
+    """A value that cannot be read or does not fit; the text names the field."""
+
+    code = "input"
+
+
+class UnknownError(CallerError):
+    """Nothing of that name exists; the text offers the nearest one."""
+
+    code = "unknown"
+    status = 404
+
+
+class DeniedError(CallerError):
+    """No key, a wrong key, or a key that may not do this."""
+
+    code = "denied"
+    status = 401
+
+
+class TooLargeError(CallerError):
+    """A body, a file or a number over its limit; the text names both."""
+
+    code = "too_large"
+    status = 413
+
+
+class QuotaError(CallerError):
+    """The consumer used up what was agreed."""
+
+    code = "quota"
+    status = 429
+
+
+class OwnerError(TowpathError):
+    """The one who owns the model, the project or the platform mends it."""
+
+    code = "owner"
+
+
+class ProjectError(OwnerError):
+    """One or more files of the project are wrong.
+
+    Args:
+        what: A headline, for example ``3 problems in shop``.
+        where: The project folder.
+        mend: What to do next.
+        problems: One ``file:line: what; how to mend`` for each fault.
+    """
+
+    code = "project"
+
+    def __init__(self, what: str, where: str = "", mend: str = "", problems: Sequence[str] = ()) -> None:
+        super().__init__(what, where, mend)
+        self.args = (what, where, mend, tuple(problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  {problem}" for problem in self.problems)])
+
+
+class RefusedError(OwnerError):
+    """The answer is no, with the rule that said so."""
+
+    code = "refused"
+    status = 409
+
+
+class FormatError(OwnerError):
+    """Bytes that are not what they should be; the text says what was found in them."""
+
+    code = "format"
+    status = 422
+
+
+class ModelError(OwnerError):
+    """The user's own code failed, or broke the promise of its signature."""
+
+    code = "model"
+
+
+class UndefinedError(OwnerError):
+    """The number asked for does not exist, such as a ratio whose denominator is zero."""
+
+    code = "undefined"
+
+
+class ResourceError(OwnerError):
+    """More was asked for than there is, or more was used than was allowed."""
+
+    code = "resource"
+
+
+class ExtraError(OwnerError):
+    """A library that this work needs is not installed; the text names the install line."""
+
+    code = "extra"
+
+
+class RetryError(TowpathError):
+    """Nobody is at fault: wait and try again."""
+
+    code = "retry"
+
+
+class OverloadedError(RetryError):
+    """A queue is full."""
+
+    code = "overloaded"
+
+
+class UnavailableError(RetryError):
+    """A store, an engine or a model is away."""
+
+    code = "unavailable"
+
+
+class ConflictError(RetryError):
+    """Somebody else wrote first; read again and decide again."""
+
+    code = "conflict"
+    status = 409
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Offer the known name that is closest to a misspelt one.
+
+    Args:
+        name: What was written.
+        known: What could have been meant.
+
+    Returns:
+        ``; did you mean 'demand'?`` or, where nothing is close, up to five of the known names, or an empty text.
+
+    Example:
+        >>> nearest("demnad", ["demand", "search"])
+        "; did you mean 'demand'?"
+        >>> nearest("x", ["demand", "search"])
+        "; there are: 'demand', 'search'"
+    """
+    names = sorted(set(known))
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if not names:
+        return ""
+    more = ", …" if len(names) > 5 else ""  # noqa: PLR2004 - five fit on a line
+    return "; there are: " + ", ".join(f"'{n}'" for n in names[:5]) + more

@@ -1,0 +1,168 @@
+"""What a server writes down of each request, and the rows that readers see."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from towpath.types import Reason
+
+__all__ = ["OUTCOME_COLUMNS", "PREDICTION_COLUMNS", "SCHEMA", "DayManifest", "Outcome", "Record", "Rows", "Run"]
+
+SCHEMA = 1
+
+PREDICTION_COLUMNS: dict[str, str] = {
+    "prediction_id": "string",
+    "request_id": "string",
+    "run_id": "string",
+    "project": "string",
+    "team": "string",
+    "model": "string",
+    "version": "int32",
+    "environment": "string",
+    "server": "string",
+    "predicted_at": "timestamp[us, tz=UTC]",
+    "target_at": "timestamp[us, tz=UTC]",
+    "horizon": "string",
+    "unit_id": "string",
+    "entity_key": "string",
+    "item": "string",
+    "position": "int32",
+    "segment": "string",
+    "consumer": "string",
+    "source": "string",
+    "reason": "string",
+    "arm": "string",
+    "experiment": "string",
+    "propensity": "double",
+    "prediction": "double",
+    "label": "string",
+    "output": "string",
+    "features": "string",
+    "feature_ref": "string",
+    "fallback_prediction": "double",
+    "latency_ms": "double",
+    "recorded_at": "timestamp[us, tz=UTC]",
+    "schema": "int16",
+}
+"""Column → Arrow type of the unfolded prediction row; ``output``, ``features`` and ``segment`` hold JSON text."""
+
+OUTCOME_COLUMNS: dict[str, str] = {
+    "outcome_id": "string",
+    "project": "string",
+    "model": "string",
+    "prediction_id": "string",
+    "entity_key": "string",
+    "target_at": "timestamp[us, tz=UTC]",
+    "horizon": "string",
+    "item": "string",
+    "happened_at": "timestamp[us, tz=UTC]",
+    "metric": "string",
+    "value": "double",
+    "label": "string",
+    "weight": "double",
+    "consumer": "string",
+    "arrived_at": "timestamp[us, tz=UTC]",
+    "schema": "int16",
+}
+"""Column → Arrow type of an outcome row; late and corrected rows are new rows."""
+
+
+class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The rows of one request as columns; a column is null, or has one value a row.
+
+    Appending a column is a new schema number; the order never changes.
+    """
+
+    source: list[str]
+    reason: list[Reason]
+    version: list[int | None]
+    prediction: list[float | None] | None = None
+    label: list[str | None] | None = None
+    output: list[Any] | None = None
+    entity_key: list[str | None] | None = None
+    unit_id: list[str | None] | None = None
+    target_at: list[int | None] | None = None
+    """Microseconds since 1970."""
+    horizon: list[str | None] | None = None
+    item: list[list[str]] | None = None
+    """Of a ranking: per row the items in order."""
+    segment: list[dict[str, str] | None] | None = None
+    arm: list[str | None] | None = None
+    experiment: list[str | None] | None = None
+    propensity: list[Any] | None = None
+    """A number a row, or of a ranking a list."""
+    features: list[dict[str, Any] | None] | None = None
+    feature_ref: list[str | None] | None = None
+    fallback_prediction: list[float | None] | None = None
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One request as it is appended to a worker's file; the flusher unfolds it to a row per prediction."""
+
+    schema: int = SCHEMA
+    prediction_id: str
+    """Of the first row; row ``i`` is ``<prediction_id>-<i>`` where there are several."""
+    request_id: str
+    project: str
+    team: str
+    model: str
+    environment: str
+    server: str
+    consumer: str
+    predicted_at: int
+    """Microseconds since 1970, of the clock."""
+    recorded_at: int
+    """Microseconds since 1970, of the clock."""
+    latency_ms: float
+    rows: Rows
+    run_id: str | None = None
+    protocol: str = "http"
+    """``http grpc batch``"""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What really happened, as it is posted; names a prediction, or an entity and the time it was about."""
+
+    model: str = ""
+    """Filled from the path on the wire."""
+    prediction_id: str | None = None
+    entity_key: tuple[str | int | float | bool | None, ...] | str | None = None
+    target_at: datetime | None = None
+    horizon: str | None = None
+    item: str | None = None
+    happened_at: datetime | None = None
+    metric: str = "outcome"
+    value: float | None = None
+    label: str | None = None
+    weight: float = 1.0
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One batch prediction; of several for the same target the latest finished one wins."""
+
+    schema: int = SCHEMA
+    run_id: str
+    project: str
+    model: str
+    version: int | None
+    as_of: datetime
+    started_at: datetime
+    finished_at: datetime | None = None
+    status: str = "running"
+    """``running done failed``"""
+    expected_rows: int | None = None
+    written_rows: int | None = None
+    error: str = ""
+
+
+class DayManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """``journal/<table>/<day>/manifests/000007.json``: the files that make the day, so that no reader globs."""
+
+    schema: int = SCHEMA
+    table: str
+    day: str
+    revision: int
+    files: tuple[str, ...]
+    rows: int
+    written_at: datetime

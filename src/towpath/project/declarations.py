@@ -1,0 +1,284 @@
+"""What people write in a project folder, as frozen structs: headers of .sql files and model.toml."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from towpath.types import Isolation, JournalMode, Name, OutputKind, Tier
+
+__all__ = [
+    "Charter",
+    "FallbackDeclaration",
+    "FeatureDeclaration",
+    "FeatureHeader",
+    "GateDeclaration",
+    "MetricHeader",
+    "ModelDeclaration",
+    "MonitorHeader",
+    "OutputDeclaration",
+    "Resources",
+    "ScheduleDeclaration",
+    "ServingDeclaration",
+    "TrainDeclaration",
+    "TrainingHeader",
+]
+
+Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?\s*(us|ms|s|m|h|d|w)$")]
+"""One number, one unit of us ms s m h d w; never negative."""
+FeatureName = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]*/)?[a-z][a-z0-9_]{0,62}\.([a-z_][a-z0-9_]{0,62}|\*)$")]
+"""``view.feature`` or ``view.*``; ``project/view.feature`` reads a view that another project published."""
+Column = Annotated[str, Meta(min_length=1, max_length=63)]
+
+
+class FeatureDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a feature says of itself beyond its type, which comes from the engine."""
+
+    default: float | int | str | bool | None = None
+    """Stands for a missing value where ``missing = "default"``."""
+    missing: Literal["null", "default", "refuse"] = "null"
+    """``refuse`` sends the row to the fallback with reason ``features``."""
+    description: str = ""
+    """For people."""
+
+
+class FeatureHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The header of ``features/<view>.sql``."""
+
+    entity: Annotated[tuple[Column, ...], Meta(min_length=1)] | Column
+    """Key column or columns, in the order of the entity key."""
+    event_time: Column
+    """When the value became true."""
+    created_time: Column | None = None
+    """When the row landed; makes training known-at."""
+    ttl: Duration | None = None
+    """How old a value may be and still answer; both ends inclusive."""
+    publish: bool = False
+    """Whether other projects of the fleet may read it."""
+    owner: str = ""
+    """Who answers for it."""
+    description: str = ""
+    """For people."""
+    features: dict[str, FeatureDeclaration] = {}
+    """Defaults and rules for single features."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns as a tuple."""
+        return (self.entity,) if isinstance(self.entity, str) else self.entity
+
+
+class TrainingHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The header of ``models/<name>/training.sql``, the spine."""
+
+    entity: Annotated[tuple[Column, ...], Meta(min_length=1)] | Column
+    """Key column or columns."""
+    time: Column
+    """The moment of prediction."""
+    label: Column
+    """What is predicted; null where it is not known yet."""
+    label_time: Column | None = None
+    """When the label became known; training as of T uses rows with ``label_time <= T`` only."""
+    segments: tuple[Column, ...] = ()
+    """Columns along which the gate and the monitors look."""
+    weight: Column | None = None
+    """How much a row counts in metrics; 1 unless given."""
+    lookback: Duration = "7d"
+    """How far before ``--as-of`` the batch path looks for the newest moment of prediction."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns as a tuple."""
+        return (self.entity,) if isinstance(self.entity, str) else self.entity
+
+
+class MetricHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The header of ``metrics/<name>.sql``: a row-level SELECT of ``numerator`` and ``denominator`` from ``scored``.
+
+    The metric is the ratio of the two sums, so that segments, days and resamples are sums of the same rows.
+    """
+
+    better: Literal["lower", "higher", "zero"]
+    """Which way is good; ``zero`` for a bias."""
+    unit: str = ""
+    """What one means: share, EUR, units."""
+    description: str = ""
+    """For people."""
+
+
+class MonitorHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The header of ``monitors/**/*.sql``: a SELECT of failing rows."""
+
+    description: Annotated[str, Meta(min_length=1)]
+    """What it asks, in one line."""
+    model: Name | None = None
+    """Whose incidents these are; none for a check of data."""
+    severity: Literal["info", "warning", "critical"] = "warning"
+    """How loud an incident is."""
+    every: Duration = "1d"
+    """How often it is asked."""
+    window: Duration = "1d"
+    """``:since`` is this long before ``:until``."""
+    inputs: dict[str, str] = {}
+    """Tables of the warehouse: name here → SELECT there."""
+    parameters: dict[str, float | int | str] = {}
+    """Further ``:name`` parameters with their values."""
+    mend: str = ""
+    """What the one who is woken does first."""
+    owner: str = ""
+    """Who is woken; the model's owner unless given."""
+
+
+class Charter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Why the model exists; asked by ``tow init``, shown at the gate and at retirement."""
+
+    decision: Annotated[str, Meta(min_length=1)]
+    """What is decided with the answer."""
+    process: str = ""
+    """In which process the decision is made."""
+    integrator: str = ""
+    """Who builds the caller."""
+    analyst: str = ""
+    """Who measures whether it works."""
+    stop_when: str = ""
+    """What would make us switch it off."""
+
+
+class OutputDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an answer is and what it may be."""
+
+    kind: OutputKind = "number"
+    """Number, class, probability, …"""
+    low: float | None = None
+    """Below this an answer is *wrong*."""
+    high: float | None = None
+    """Above this an answer is *wrong*."""
+    horizon: Duration | None = None
+    """How long after the moment of prediction the truth is complete."""
+    classes: tuple[str, ...] = ()
+    """The labels of a class or of probabilities, in order."""
+    top: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    """Length of a ranking."""
+
+
+class TrainDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the data is split and what the train function is told."""
+
+    holdout: Duration = "14d"
+    """The newest stretch of labelled time; candidates are measured on it and never trained on it."""
+    seed: Annotated[int, Meta(ge=0)] = 7
+    """For everything random."""
+    history: Duration | None = None
+    """How far back rows are used; all unless given."""
+    parameters: dict[str, float | int | str | bool] = {}
+    """Handed to ``train`` as ``data.parameters``."""
+    format: Literal["auto", "pickle", "skops"] = "auto"
+    """How the trained object is kept; ``auto`` takes the framework's own data-only format where it has one."""
+
+
+class GateDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a version must show before it may answer."""
+
+    metric: Name = "wape"
+    """Which metric decides."""
+    beside: tuple[Name, ...] = ()
+    """Metrics that are shown and do not decide."""
+    margin: Annotated[float, Meta(ge=0)] = 0.0
+    """A candidate may be this much worse than the champion and still pass (relative); 0 asks for better."""
+    no_worse_on: Annotated[float, Meta(ge=0)] = 0.1
+    """Relative worsening that one segment may show against the champion."""
+    min_segment_rows: Annotated[int, Meta(ge=1)] = 200
+    """Smaller segments are shown and do not decide."""
+    confidence: Annotated[float, Meta(gt=0.5, lt=1)] = 0.95
+    """Of the interval of the difference."""
+    resamples: Annotated[int, Meta(ge=100, le=100_000)] = 1_000
+    """Bootstrap resamples by entity."""
+    load_s: Annotated[float, Meta(gt=0)] = 30.0
+    """The most that loading may take."""
+    memory_mib: Annotated[int, Meta(ge=1)] = 2_048
+    """The most that a process with the loaded model may use."""
+    latency_p99_ms: Annotated[float, Meta(gt=0)] = 100.0
+    """The most that one row may take, 99th percentile."""
+
+
+class ServingDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the model is called."""
+
+    timeout_ms: Annotated[int, Meta(ge=1, le=600_000)] = 200
+    """The whole answer, fallback included."""
+    isolation: Isolation = "thread"
+    """Where the model is called."""
+    queue_rows: Annotated[int, Meta(ge=1)] = 10_000
+    """Rows that may wait; beyond it the fallback answers."""
+
+
+class FallbackDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One link of the chain; exactly one of function, constant and version says what answers."""
+
+    name: Name
+    """Stands in every answer as ``fallback:<name>``."""
+    function: Name | None = None
+    """A function of ``model.py`` that takes the same rows as ``predict``."""
+    constant: float | int | str | None = None
+    """Cannot fail."""
+    version: Literal["previous"] | Annotated[int, Meta(ge=1)] | None = None
+    """Another version of this model."""
+    budget_ms: Annotated[int, Meta(ge=1)] = 50
+    """The share of the deadline that is kept for it."""
+
+
+class ScheduleDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When things are due, as cron lines in UTC."""
+
+    train: str | None = None
+    """Retraining."""
+    predict: str | None = None
+    """The batch path."""
+
+
+class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a job may use; enforced and recorded."""
+
+    cpu: Annotated[float, Meta(gt=0, le=1_024)] | None = None
+    """Cores."""
+    memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)?\s*(MiB|GiB|MB|GB)$")] | None = None
+    """Such as ``4GiB``."""
+    gpu: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Whole devices."""
+    time: Duration | None = None
+    """Wall clock."""
+
+
+class ModelDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``models/<name>/model.toml``."""
+
+    charter: Charter
+    """Why it exists."""
+    owner: Annotated[str, Meta(min_length=1)]
+    """Who answers for it."""
+    features: Annotated[tuple[FeatureName, ...], Meta(min_length=1)]
+    """What it reads."""
+    description: str = ""
+    """For people."""
+    tier: Tier = "standard"
+    """A critical model must have a fallback."""
+    unit: Column | None = None
+    """Which input names the unit of experiments; the entity key unless given."""
+    journal: JournalMode = "full"
+    """What is written of each answer."""
+    environment: tuple[str, ...] = ()
+    """Variables that training and an isolated model process may see."""
+    output: OutputDeclaration = OutputDeclaration()
+    """What an answer is."""
+    train: TrainDeclaration = TrainDeclaration()
+    """How it is trained."""
+    gate: GateDeclaration = GateDeclaration()
+    """What it must show."""
+    serving: ServingDeclaration = ServingDeclaration()
+    """How it is called."""
+    fallback: tuple[FallbackDeclaration, ...] = ()
+    """Who answers when it cannot, in order."""
+    schedule: ScheduleDeclaration = ScheduleDeclaration()
+    """When things are due."""
+    resources: Resources = Resources()
+    """What its jobs may use."""

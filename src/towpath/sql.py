@@ -1,0 +1,233 @@
+"""A .sql file: its header, its parameters, its tables, and its text in an engine's own dialect."""
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from towpath.errors import ProjectError, nearest
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+__all__ = ["Query", "quoted"]
+
+_OPEN, _CLOSE = "/* ---", "--- */"
+_IMPURE = {
+    "CurrentDate": "current_date",
+    "CurrentTime": "current_time",
+    "CurrentTimestamp": "current_timestamp",
+    "CurrentDatetime": "current_datetime",
+    "Localtime": "localtime",
+    "Localtimestamp": "localtimestamp",
+    "Rand": "random()",
+    "Randn": "randn()",
+    "Uuid": "uuid()",
+}
+_IMPURE_NAMES = {
+    "now",
+    "get_current_time",
+    "get_current_timestamp",
+    "transaction_timestamp",
+    "clock_timestamp",
+    "statement_timestamp",
+    "current_localtimestamp",
+    "current_localtime",
+    "today",
+    "random",
+    "setseed",
+    "gen_random_uuid",
+    "uuidv4",
+    "uuidv7",
+    "nextval",
+    "txid_current",
+}
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier for SQL; a dotted name is one identifier, not two.
+
+    Example:
+        >>> quoted('a"b')
+        '"a""b"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
+    r"""One SELECT with a TOML header in its leading comment and ``:name`` parameters.
+
+    Example:
+        >>> query = Query.parse("/* ---\\nentity = 'id'\\n--- */\\nselect id from shop.items where d <= :as_of")
+        >>> query.header, query.parameters, query.tables
+        ({'entity': 'id'}, ('as_of',), ('shop.items',))
+        >>> query.in_dialect("duckdb")
+        'SELECT id FROM shop.items WHERE d <= $as_of'
+    """
+
+    path: str
+    """Where it was read from, for messages."""
+    text: str
+    """The whole file."""
+    body: str
+    """What follows the header."""
+    header_text: str
+    """The TOML between the marks; empty where there is none."""
+    header: dict[str, object]
+    """The TOML, not yet checked."""
+    header_line: int
+    """Line of the file on which the header's first line stands, counted from 1."""
+    body_line: int
+    """Line of the file on which the body begins, counted from 1."""
+
+    @classmethod
+    def parse(cls, text: str, path: str = "<sql>") -> "Query":
+        """Split a file into header and body and read the header; the SELECT is parsed when it is first asked for.
+
+        Raises:
+            ProjectError: The header is not closed or is no TOML; ``problems`` says ``path:line``.
+        """
+        lead = len(text) - len(text.lstrip())
+        header_text, body, header_line, body_line = "", text, 1, 1
+        if text.startswith(_OPEN, lead):
+            end = text.find(_CLOSE, lead)
+            line = text.count("\n", 0, lead) + 1
+            if end < 0:
+                raise _problem(
+                    path, line, "the header is opened with '/* ---' and never closed", "close it with '--- */'"
+                )
+            header_text = text[lead + len(_OPEN) : end].lstrip("\n")
+            header_line = line + 1
+            body = text[end + len(_CLOSE) :]
+            body_line = text.count("\n", 0, end + len(_CLOSE)) + 1
+        try:
+            header = tomllib.loads(header_text)
+        except tomllib.TOMLDecodeError as error:
+            at = (
+                header_line + getattr(error, "lineno", 1) - 1
+                if hasattr(error, "lineno")
+                else _toml_line(str(error), header_line)
+            )
+            raise _problem(path, at, f"the header is no TOML: {error}", "key = value, one a line") from error
+        return cls(
+            path=path,
+            text=text,
+            body=body,
+            header_text=header_text,
+            header=header,
+            header_line=header_line,
+            body_line=body_line,
+        )
+
+    @cached_property
+    def tree(self) -> "exp.Query":
+        """The parsed SELECT.
+
+        Raises:
+            ProjectError: It does not parse, is more than one statement, writes, or asks for the time or for chance.
+        """
+        import sqlglot
+        from sqlglot import exp
+        from sqlglot.errors import SqlglotError
+
+        try:
+            parsed = [tree for tree in sqlglot.parse(self.body, read="duckdb") if tree is not None]
+        except SqlglotError as error:
+            detail = (getattr(error, "errors", None) or [{}])[0]
+            line = self.body_line + int(detail.get("line") or 1) - 1
+            near = f" near '{detail['highlight']}'" if detail.get("highlight") else ""
+            said = str(detail.get("description") or str(error).splitlines()[0]).rstrip(".")
+            raise _problem(self.path, line, f"the SQL does not parse{near}: {said}", "mend the statement") from error
+        statements = [tree for tree in parsed if not isinstance(tree, exp.Semicolon)]
+        if len(statements) != 1:
+            raise _problem(
+                self.path, self.body_line, f"{len(statements)} statements where one SELECT is needed", "keep one SELECT"
+            )
+        tree = statements[0]
+        if not isinstance(tree, exp.Query) or tree.find(exp.DML, exp.DDL, exp.Command, exp.Into):
+            raise _problem(
+                self.path, self.body_line, f"a {tree.key.upper()} where one SELECT is needed", "read only: select …"
+            )
+        problems = [
+            f"{self.path}:{self._line_of(name)}: '{name}' is not replayable; use :as_of, :since or :until"
+            for name in _impure(tree)
+        ]
+        if problems:
+            raise ProjectError(
+                f"'{self.path}' asks for the time or for chance.", self.path, "use :as_of, :since or :until", problems
+            )
+        return tree
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the ``:name`` parameters, sorted."""
+        from sqlglot import exp
+
+        return tuple(sorted({node.name for node in self.tree.find_all(exp.Placeholder) if node.name}))
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """Tables that are read, without the query's own common table expressions, sorted; ``schema.table`` or ``table``."""
+        from sqlglot import exp
+        from sqlglot.optimizer.scope import traverse_scope
+
+        found = {
+            ".".join(part.name for part in source.parts)
+            for scope in traverse_scope(self.tree)
+            for source in scope.sources.values()
+            if isinstance(source, exp.Table) and source.name
+        }
+        return tuple(sorted(found))
+
+    def in_dialect(self, dialect: str) -> str:
+        """The SELECT in an engine's own words, parameters in its own spelling; built from the parse tree.
+
+        Args:
+            dialect: A dialect of SQLGlot, such as ``duckdb`` or ``postgres``.
+        """
+        return self.tree.sql(dialect=dialect, comments=False)
+
+    def check_parameters(self, allowed: Iterable[str]) -> None:
+        """Refuse a parameter that nobody will bind.
+
+        Raises:
+            ProjectError: With the nearest allowed name.
+        """
+        known = sorted(allowed)
+        unknown = [name for name in self.parameters if name not in known]
+        if unknown:
+            problems = [
+                f"{self.path}:{self._line_of(':' + name)}: unknown parameter ':{name}'{nearest(name, known)}"
+                for name in unknown
+            ]
+            raise ProjectError(f"'{self.path}' takes a parameter that nobody gives.", self.path, problems=problems)
+
+    def _line_of(self, word: str) -> int:
+        at = self.body.lower().find(word.rstrip("()").lower())
+        return self.body_line + (self.body.count("\n", 0, at) if at >= 0 else 0)
+
+
+def _impure(tree: "exp.Query") -> Sequence[str]:
+    from sqlglot import exp
+
+    found: list[str] = []
+    for node in tree.find_all(exp.Func):
+        kind = type(node).__name__
+        if kind in _IMPURE:
+            found.append(_IMPURE[kind])
+        elif isinstance(node, exp.Anonymous) and node.name.lower() in _IMPURE_NAMES:
+            found.append(f"{node.name.lower()}()")
+    return sorted(set(found))
+
+
+def _toml_line(message: str, header_line: int) -> int:
+    marker = "(at line "
+    if marker not in message:
+        return header_line
+    return header_line + int(message.split(marker)[1].split(",", maxsplit=1)[0]) - 1
+
+
+def _problem(path: str, line: int, what: str, mend: str) -> ProjectError:
+    return ProjectError(f"'{path}' cannot be read.", f"{path}:{line}", mend, [f"{path}:{line}: {what}; {mend}"])

@@ -1,0 +1,1 @@
+"""Where state lives: objects, the catalog, the online store."""
