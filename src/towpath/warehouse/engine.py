@@ -1,0 +1,278 @@
+"""DuckDB, and the only place that imports it: SQL goes in, Arrow comes out, times are UTC microseconds."""
+
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from towpath.errors import ProjectError, ResourceError, TowpathError
+from towpath.sql import Query, quoted
+from towpath.types import utc
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+__all__ = ["Engine"]
+
+_NO_PARAMETERS: Mapping[str, object] = {}
+_MOMENTS = dict.fromkeys(("as_of", "since", "until"), datetime(1970, 1, 1, tzinfo=UTC))
+_NANOSECONDS_AND_OTHERS = ("TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")
+_BATCH_ROWS = 65_536
+
+
+class Engine:
+    """One DuckDB in memory that may spill to a folder of its own. Calls may come from many threads at once.
+
+    Columns leave it as a model can take them: times as ``timestamp[us, tz=UTC]`` (a naive one *is* UTC), whole numbers
+    too wide for 64 bits (DuckDB's ``sum`` of integers) as ``int64``, decimals as ``double``, enumerations as ``string``.
+
+    Args:
+        memory_mib: The most that queries may use before they spill to disk.
+        threads: Threads of one query.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> engine = Engine(memory_mib=256, threads=1)
+        >>> engine.register("shop.items", pa.table({"id": [1, 2], "price": [0.5, 2.5]}))
+        >>> engine.read("select sum(price) as total from shop.items where id >= $low", {"low": 2}).to_pylist()
+        [{'total': 2.5}]
+        >>> engine.close()
+    """
+
+    def __init__(self, memory_mib: int = 2_048, threads: int = 2) -> None:
+        import duckdb
+
+        self._spill = Path(tempfile.mkdtemp(prefix="towpath-spill-"))
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": f"{memory_mib}MiB",
+                "threads": threads,
+                "temp_directory": str(self._spill),
+                "autoinstall_known_extensions": False,
+            },
+        )
+        self._connection.execute("set global TimeZone = 'UTC'")
+        self._tables: dict[str, pa.Table] = {}
+        self._lock = threading.RLock()
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self._spill, ignore_errors=True)
+
+    def register(self, name: str, data: "pa.Table | pa.RecordBatchReader | Sequence[str]") -> None:
+        """Give a table a name; what had the name before is forgotten.
+
+        Times of a nanosecond, millisecond or second clock become microseconds. A naive time stays naive inside SQL, so
+        that ``at time zone 'Europe/London'`` reads a local one; compared with an instant, or on the way out, it is UTC.
+
+        Args:
+            name: ``table`` or ``schema.table``.
+            data: An Arrow table (read in place), a reader (read once, now), or the paths of Parquet files (read when asked).
+
+        Raises:
+            ProjectError: A file is missing or is no Parquet; the name has more than two parts.
+        """
+        import pyarrow as pa
+
+        parts = name.split(".")
+        if not 1 <= len(parts) <= 2 or not all(parts):  # noqa: PLR2004 - schema and table
+            raise ProjectError(f"'{name}' is no table name.", name, "table, or schema.table")
+        target = ".".join(quoted(part) for part in parts)
+        with self._lock, _foreign_errors(name):
+            if len(parts) > 1:
+                self._connection.execute(f"create schema if not exists {quoted(parts[0])}")
+            if isinstance(data, pa.RecordBatchReader):
+                data = data.read_all()
+            if isinstance(data, pa.Table):
+                source = quoted(inner := f"arrow of {name}")
+                self._connection.register(inner, data)
+                self._tables[inner] = data
+            else:
+                self._tables.pop(f"arrow of {name}", None)
+                files = ", ".join(_text(path) for path in data)
+                source = f"read_parquet([{files}], union_by_name = true)"
+            described = self._connection.execute(f"describe select * from {source}").fetchall()
+            casts = [
+                f"{quoted(c)}::timestamp as {quoted(c)}" for c, kind, *_ in described if kind in _NANOSECONDS_AND_OTHERS
+            ]
+            replaced = f" replace ({', '.join(casts)})" if casts else ""
+            self._connection.execute(f"create or replace view {target} as select *{replaced} from {source}")
+
+    def read(self, sql: str | Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Table":
+        """Run a SELECT and give all of its rows.
+
+        Args:
+            sql: A parsed file, or text in DuckDB's own words with ``$name`` parameters.
+            parameters: Values by name; those that the SQL does not name are left out, a naive time is UTC.
+
+        Raises:
+            ProjectError: The engine refuses the SQL, or a parameter has no value; says what the engine said.
+            ResourceError: It needs more memory than the engine may use, and spilling does not help.
+        """
+        with self.stream(sql, parameters) as reader:
+            return reader.read_all()
+
+    @contextmanager
+    def stream(
+        self, sql: str | Query, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> Generator["pa.RecordBatchReader"]:
+        """Run a SELECT and hand out its rows as they come, in batches; the memory used does not grow with them.
+
+        Raises:
+            ProjectError: As in `read`.
+            ResourceError: As in `read`.
+
+        Example:
+            >>> engine = Engine(memory_mib=256, threads=1)
+            >>> with engine.stream("select range as i from range(100000)") as reader:
+            ...     sum(batch.num_rows for batch in reader)
+            100000
+        """
+        import pyarrow as pa
+
+        with self._session(sql) as (cursor, text):
+            raw = cursor.execute(text, _bound(cursor, text, parameters)).to_arrow_reader(_BATCH_ROWS)
+            schema = _outgoing(raw.schema)
+            yield pa.RecordBatchReader.from_batches(schema, (_converted(batch, schema) for batch in raw))
+
+    def describe(self, sql: str | Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
+        """Names and types of what a SELECT gives, without running it.
+
+        Args:
+            sql: As in `read`.
+            parameters: ``as_of``, ``since`` and ``until`` may be left out; others must be given.
+
+        Raises:
+            ProjectError: As in `read`.
+        """
+        with self._session(sql) as (cursor, text):
+            inner = f"select * from (\n{text}\n) limit 0"
+            return _outgoing(
+                cursor.execute(inner, _bound(cursor, inner, {**_MOMENTS, **parameters})).to_arrow_table().schema
+            )
+
+    def write_parquet(
+        self, sql: str | Query, path: Path | str, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> int:
+        """Run a SELECT straight into one Parquet file and give the number of rows; a failure leaves no file.
+
+        Raises:
+            ProjectError: As in `read`.
+            ResourceError: As in `read`.
+        """
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        rows = 0
+        try:
+            with (
+                self.stream(sql, parameters) as reader,
+                pq.ParquetWriter(unfinished, reader.schema, compression="zstd") as writer,
+            ):
+                for batch in reader:
+                    rows += batch.num_rows
+                    writer.write_batch(batch)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return rows
+
+    def close(self) -> None:
+        """Forget everything and remove what was spilled."""
+        with self._lock:
+            self._connection.close()
+            self._tables.clear()
+            self._finalizer()
+
+    @contextmanager
+    def _session(self, sql: str | Query) -> Generator["tuple[duckdb.DuckDBPyConnection, str]"]:
+        """A cursor of its own, so that a reader that is still open survives the next query; and the SQL as text."""
+        where, text = (sql.path, sql.in_dialect("duckdb")) if isinstance(sql, Query) else ("", sql.strip().rstrip(";"))
+        with _foreign_errors(where):
+            with self._lock:
+                cursor = self._connection.cursor()
+                # What is registered on one cursor is unknown to the next.
+                for inner, table in self._tables.items():
+                    cursor.register(inner, table)
+            try:
+                yield cursor, text
+            finally:
+                cursor.close()
+
+
+def _bound(cursor: "duckdb.DuckDBPyConnection", text: str, parameters: Mapping[str, object]) -> dict[str, object]:
+    named = {name for statement in cursor.extract_statements(text) for name in statement.named_parameters}
+    values = {name: parameters[name] for name in named if name in parameters}
+    if missing := sorted(named - set(values)):
+        raise ProjectError(f"The parameter ':{missing[0]}' has no value.", mend=f"give {missing[0]}=…")
+    return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _outgoing(schema: "pa.Schema") -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([(field.name, _plain(field.type)) for field in schema])
+
+
+def _plain(kind: "pa.DataType") -> "pa.DataType":
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", "UTC")
+    if pa.types.is_decimal(kind):
+        return pa.int64() if kind.scale == 0 else pa.float64()
+    if pa.types.is_uint64(kind):
+        return pa.int64()
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return kind
+
+
+def _converted(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    columns: list[pa.Array] = []
+    for column, field in zip(batch.columns, schema, strict=True):
+        if pa.types.is_timestamp(field.type) and column.type.tz is None:
+            column = column.cast(pa.timestamp("us"), safe=False)  # noqa: PLW2901 - the same column, finer named
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise ProjectError(
+                f"Column '{field.name}' holds a whole number wider than 64 bits.", mend="cast it to double"
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@contextmanager
+def _foreign_errors(where: str) -> Generator[None]:
+    """Turn what DuckDB raises into ours."""
+    import duckdb
+
+    try:
+        yield
+    except TowpathError as error:
+        if where and not error.where:
+            raise type(error)(error.what, where, error.mend) from error
+        raise
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise ResourceError(
+            f"The query needs more memory than it may use: {_said(error)}", where, "raise warehouse.memory_mib"
+        ) from error
+    except (duckdb.Error, OSError) as error:
+        raise ProjectError(f"The warehouse refuses: {_said(error)}", where, "mend the SQL or the table") from error
+
+
+def _said(error: BaseException) -> str:
+    """The engine's own words, without its copy of the statement."""
+    text = str(error).split("\n\nLINE ", maxsplit=1)[0]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,210 @@
+"""A warehouse of Parquet files: ``warehouse/<schema>/<table>.parquet``, a folder of such, and tables that lie elsewhere."""
+
+import glob
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from towpath.errors import ProjectError, nearest
+from towpath.settings import WarehouseSettings
+from towpath.sql import Query
+from towpath.warehouse.engine import Engine
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import pyarrow as pa
+
+__all__ = ["FileWarehouse", "Warehouse", "open_warehouse"]
+
+_NO_PARAMETERS: Mapping[str, object] = {}
+_DATA = "{TOWPATH_DATA}"
+
+
+class Warehouse(Protocol):
+    """Tables that feature and training SQL reads. Calls may come from many threads at once."""
+
+    def tables(self) -> list[str]:
+        """Names of all tables, sorted; ``schema.table`` or ``table``."""
+        ...
+
+    def describe(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
+        """Names and types of what a query gives, without running it; a ProjectError where it cannot run."""
+        ...
+
+    def read(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Table":
+        """All rows; times are ``timestamp[us, tz=UTC]``."""
+        ...
+
+    def stream(
+        self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> "AbstractContextManager[pa.RecordBatchReader]":
+        """Rows in batches as they come; memory does not grow with them."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        ...
+
+
+def open_warehouse(settings: WarehouseSettings, folder: Path, variables: Mapping[str, str]) -> "FileWarehouse":
+    """Open the warehouse of a project; no table is read before it is asked for.
+
+    Args:
+        settings: ``[warehouse]`` of ``towpath.toml``.
+        folder: The project folder, which relative paths start from.
+        variables: The environment; ``TOWPATH_DATA`` stands in for ``{TOWPATH_DATA}`` in paths.
+
+    Raises:
+        ProjectError: No engine has the URL's scheme.
+
+    Example:
+        >>> open_warehouse(WarehouseSettings(), Path("."), {}).tables()
+        []
+    """
+    scheme, _, path = settings.url.partition("://")
+    if scheme != "duckdb":
+        raise ProjectError(
+            f"No warehouse engine reads '{scheme}'{nearest(scheme, ['duckdb'])}.",
+            "towpath.toml, warehouse.url",
+            "duckdb://FOLDER",
+        )
+    return FileWarehouse(settings, folder, folder / (path or "warehouse"), variables)
+
+
+class FileWarehouse:
+    """DuckDB over Parquet files. A file that changes is seen by the next query.
+
+    Args:
+        settings: Memory, threads and tables that lie elsewhere.
+        folder: What relative paths of ``[warehouse.tables]`` start from.
+        root: The folder with ``<schema>/<table>.parquet``; it need not exist.
+        variables: The environment.
+    """
+
+    def __init__(self, settings: WarehouseSettings, folder: Path, root: Path, variables: Mapping[str, str]) -> None:
+        self.engine = Engine(settings.memory_mib, settings.threads)
+        self._elsewhere = settings.tables
+        self._folder = folder
+        self._root = root
+        self._variables = variables
+        self._seen: dict[str, tuple[tuple[str, int, int], ...]] = {}
+        self._lock = threading.Lock()
+
+    def tables(self) -> list[str]:
+        """Names of all tables, sorted; files are not opened."""
+        return sorted({*self._elsewhere, *self._in_root()})
+
+    def describe(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
+        """Names and types of what a query gives, without running it.
+
+        Raises:
+            ProjectError: A table or its file is missing, or the engine refuses the SQL.
+        """
+        self.prepare(query)
+        return self.engine.describe(query, parameters)
+
+    def read(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Table":
+        """All rows of a query.
+
+        Raises:
+            ProjectError: As in `describe`, or a parameter has no value.
+        """
+        self.prepare(query)
+        return self.engine.read(query, parameters)
+
+    @contextmanager
+    def stream(
+        self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> Generator["pa.RecordBatchReader"]:
+        """Rows of a query in batches.
+
+        Raises:
+            ProjectError: As in `read`.
+        """
+        self.prepare(query)
+        with self.engine.stream(query, parameters) as reader:
+            yield reader
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.engine.close()
+
+    def prepare(self, query: Query) -> None:
+        """Make the tables that a query names known to the engine.
+
+        Raises:
+            ProjectError: There is no such table, or its file is missing; says how to get it.
+        """
+        with self._lock:
+            for table in query.tables:
+                files = self._files(table, query)
+                state = tuple((str(file), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files)
+                if self._seen.get(table) != state:
+                    self.engine.register(table, [str(file) for file in files])
+                    self._seen[table] = state
+
+    def _files(self, table: str, query: Query) -> Sequence[Path]:
+        if table in self._elsewhere:
+            return self._files_elsewhere(table)
+        inside = self._in_root()
+        if table not in inside:
+            known = sorted({*self._elsewhere, *inside})
+            raise ProjectError(
+                f"'{query.path}' reads the table '{table}', which the warehouse does not have{nearest(table, known)}.",
+                query.path,
+                f"put a file at {self._root / Path(*table.split('.'))}.parquet, or name one in towpath.toml, [warehouse.tables]",
+            )
+        return _parquet_files(inside[table])
+
+    def _files_elsewhere(self, table: str) -> Sequence[Path]:
+        pattern, where = self._elsewhere[table], f'towpath.toml, [warehouse.tables] "{table}"'
+        if _DATA in pattern:
+            pattern = pattern.replace(_DATA, str(self._data_folder(where)))
+        path = self._folder / pattern
+        if glob.has_magic(pattern):
+            files = [Path(found) for found in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute pattern
+        else:
+            files = _parquet_files(path) if path.exists() else []
+        if not files:
+            mend = (
+                f"fetch the data set into {path}, or set TOWPATH_DATA to the folder that holds it"
+                if _DATA in self._elsewhere[table]
+                else f"put the file at {path}, or mend the path"
+            )
+            raise ProjectError(f"The file of the table '{table}' is missing: '{path}'.", where, mend)
+        return files
+
+    def _data_folder(self, where: str) -> Path:
+        """``TOWPATH_DATA``, else ``../shared/data`` beside the checkout that the project lies in."""
+        if given := self._variables.get("TOWPATH_DATA"):
+            return Path(given)
+        for ancestor in (resolved := self._folder.resolve(), *resolved.parents):
+            beside = ancestor.parent / "shared" / "data"
+            if (ancestor / ".git").exists() and beside.is_dir():
+                return beside
+        raise ProjectError(
+            "The variable 'TOWPATH_DATA' is not set.",
+            where,
+            "export TOWPATH_DATA=… to the folder that holds the data sets",
+        )
+
+    def _in_root(self) -> dict[str, Path]:
+        """Table → its file, or its folder of files."""
+        if not self._root.is_dir():
+            return {}
+        found: dict[str, Path] = {}
+        for entry in sorted(self._root.iterdir()):
+            if entry.suffix == ".parquet" and entry.is_file():
+                found[entry.stem] = entry
+            elif entry.is_dir():
+                for inner in sorted(entry.iterdir()):
+                    if inner.suffix == ".parquet" or (inner.is_dir() and _parquet_files(inner)):
+                        found[f"{entry.name}.{inner.stem if inner.suffix == '.parquet' else inner.name}"] = inner
+        return found
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
