@@ -7,7 +7,18 @@ import msgspec
 
 from towpath.types import Reason
 
-__all__ = ["OUTCOME_COLUMNS", "PREDICTION_COLUMNS", "SCHEMA", "DayManifest", "Outcome", "Record", "Rows", "Run"]
+__all__ = [
+    "OUTCOME_COLUMNS",
+    "PREDICTION_COLUMNS",
+    "SCHEMA",
+    "DayManifest",
+    "Outcome",
+    "OutcomeRow",
+    "RUN_COLUMNS",
+    "Record",
+    "Rows",
+    "Run",
+]
 
 SCHEMA = 1
 
@@ -66,6 +77,22 @@ OUTCOME_COLUMNS: dict[str, str] = {
     "schema": "int16",
 }
 """Column → Arrow type of an outcome row; late and corrected rows are new rows."""
+
+RUN_COLUMNS: dict[str, str] = {
+    "run_id": "string",
+    "project": "string",
+    "model": "string",
+    "version": "int32",
+    "as_of": "timestamp[us, tz=UTC]",
+    "started_at": "timestamp[us, tz=UTC]",
+    "finished_at": "timestamp[us, tz=UTC]",
+    "status": "string",
+    "expected_rows": "int64",
+    "written_rows": "int64",
+    "error": "string",
+    "schema": "int16",
+}
+"""Column → Arrow type of a run; it is written when it starts and again when it ends."""
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -136,6 +163,28 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     value: float | None = None
     label: str | None = None
     weight: float = 1.0
+
+
+class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One outcome as it is appended: fields as in `OUTCOME_COLUMNS`, times in microseconds since 1970."""
+
+    outcome_id: str
+    """Digest of everything else, so that the same outcome sent twice is the same row."""
+    project: str
+    model: str
+    prediction_id: str | None = None
+    entity_key: str | None = None
+    target_at: int | None = None
+    horizon: str | None = None
+    item: str | None = None
+    happened_at: int
+    metric: str = "outcome"
+    value: float | None = None
+    label: str | None = None
+    weight: float = 1.0
+    consumer: str = ""
+    arrived_at: int
+    schema: int = SCHEMA
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,310 @@
+"""The path of an answer: one encode and one write to the worker's own file, safe on ``kill -9``."""
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from towpath.clock import Clock
+from towpath.errors import UnavailableError
+from towpath.journal.frames import HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame
+from towpath.journal.record import OutcomeRow, Record
+from towpath.types import Tier, micros
+
+__all__ = ["SUFFIX", "TIER_SHARES", "Journal"]
+
+SUFFIX = ".journal"
+TIER_SHARES: dict[Tier, float] = {"experimental": 0.6, "standard": 0.85, "critical": 1.0}
+"""Share of the disk budget up to which records of a tier are still written; outcomes count as critical."""
+
+_log = logging.getLogger("towpath.journal")
+_MEASURE_S = 1.0
+_REOPEN_S = 0.1
+_KEPT_BUFFER_BYTES = 1 << 20
+
+
+class Journal:
+    """A worker's append-only file. Calls may come from many threads; each process opens its own.
+
+    A record that was appended survives the death of the process at once (the kernel has it) and the death of the
+    machine after `sync_ms` (a thread of ours calls ``fdatasync`` for the group). The file in use carries an
+    ``flock``, so that a flusher knows the files of the dead from those of the living.
+
+    Args:
+        folder: Where the files of all workers of this host lie; made where missing.
+        server: Name of this worker, part of the file's name.
+        budget_bytes: Disk that all unflushed files of the folder may take together.
+        clock: Dates the file's name.
+        tier: Of records that are appended without a tier of their own.
+        sync_ms: How long a group of records waits for its ``fdatasync``.
+        roll_bytes: A file that has grown beyond this is closed, and so may be flushed.
+        roll_s: So is a file that is older than this, in real time.
+
+    Raises:
+        UnavailableError: The folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        server: str,
+        clock: Clock,
+        budget_bytes: int = 1 << 30,
+        tier: Tier = "standard",
+        sync_ms: float = 50,
+        roll_bytes: int = 64 << 20,
+        roll_s: float = 5.0,
+    ) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"The journal folder cannot be made: {error.strerror}.", str(folder), "check serving.journal"
+            ) from error
+        self.folder = folder
+        self.server = server
+        self.dropped = 0
+        """Records that were not written, since the start."""
+        self.appended = 0
+        """Records that were written, since the start."""
+        self._clock = clock
+        self._limits = {name: int(budget_bytes * share) for name, share in TIER_SHARES.items()}
+        self._tier: Tier = tier
+        self._sync_s = sync_ms / 1_000
+        self._roll_bytes = roll_bytes
+        self._roll_s = roll_s
+        self._encode_into = msgspec.msgpack.Encoder(enc_hook=_plain).encode_into
+        self._lock = threading.Lock()
+        self._buffer = bytearray(4_096)
+        self._file: _File | None = None
+        self._retired: list[_File] = []
+        self._used_bytes = _used_bytes(folder)
+        self._reopen_at = 0.0
+        self._dropping_because = ""
+        self._refused = False
+        self._dirty = False
+        self._closed = False
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"journal-{server}", daemon=True)
+        self._thread.start()
+
+    def append(self, record: Record, *, tier: Tier | None = None) -> bool:
+        """Write one record; an answer never waits for it and never fails by it.
+
+        Args:
+            record: One request with its rows.
+            tier: Of the record's model; the journal's own unless given.
+
+        Returns:
+            False where the disk is full or the tier's share of the budget is used up: the record is dropped and counted.
+        """
+        with self._lock:
+            written = self._write(RECORD, record, self._limits[tier or self._tier])
+            if written:
+                self.appended += 1
+            else:
+                self.dropped += 1
+            return written
+
+    def outcomes(self, rows: Sequence[OutcomeRow]) -> None:
+        """Write what really happened; all rows or none, and who sent them may be told that they are kept.
+
+        Raises:
+            UnavailableError: They were not written, because the disk is full or the budget is used up.
+        """
+        if not rows:
+            return
+        with self._lock:
+            if not self._write(OUTCOMES, list(rows), self._limits["critical"]):
+                raise UnavailableError(
+                    f"{len(rows)} outcomes were not kept: {self._dropping_because}.",
+                    str(self.folder),
+                    "send them again later",
+                )
+
+    def roll(self) -> None:
+        """Close the file in use, so that it may be flushed; the next record opens another."""
+        with self._lock:
+            self._retire()
+        self._sync()
+
+    def close(self) -> None:
+        """Sync, close the file and end the thread; a later record is dropped and counted."""
+        with self._lock:
+            self._closed = True
+            self._retire()
+        self._stop.set()
+        self._wake.set()
+        self._thread.join()
+        self._sync()
+
+    def _write(self, kind: int, payload: object, limit_bytes: int) -> bool:
+        buffer = self._buffer
+        try:
+            self._encode_into(payload, buffer, HEADER_BYTES)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            return self._refuse(f"it cannot be encoded ({error})")
+        close_frame(buffer, kind)
+        size = len(buffer)
+        if size > _KEPT_BUFFER_BYTES:
+            self._buffer = bytearray(4_096)
+        if self._used_bytes + size > limit_bytes:
+            return self._refuse(f"the unflushed files take {self._used_bytes:,} of {limit_bytes:,} bytes")
+        file = self._file or self._open()
+        if file is None:
+            return False
+        try:
+            written = os.write(file.descriptor, buffer)
+        except OSError as error:
+            return self._refuse(f"the disk said '{error.strerror}'")
+        if written != size:
+            self._cut(file)
+            return self._refuse(f"the disk took {written} of {size} bytes")
+        file.size += size
+        self._used_bytes += size
+        if not self._dirty:
+            self._dirty = True
+            self._wake.set()
+        if file.size >= self._roll_bytes:
+            self._retire()
+        return True
+
+    def _open(self) -> "_File | None":
+        if self._closed:
+            self._refuse("the journal is closed")
+            return None
+        if time.monotonic() < self._reopen_at:
+            return None
+        try:
+            self._file = _File.create(self.folder, self.server, micros(self._clock.now()))
+        except OSError as error:
+            self._reopen_at = time.monotonic() + _REOPEN_S
+            self._refuse(f"no file could be made, the disk said '{error.strerror}'")
+        return self._file
+
+    def _cut(self, file: "_File") -> None:
+        """Take back half a frame: whatever follows it would never be read."""
+        try:
+            os.ftruncate(file.descriptor, file.size)
+        except OSError:
+            self._retire()
+
+    def _retire(self) -> None:
+        if self._file is not None:
+            self._retired.append(self._file)
+            self._file = None
+            self._wake.set()
+
+    def _refuse(self, because: str) -> bool:
+        if not self._dropping_because:
+            _log.warning("journal: dropping records in '%s': %s", self.folder, because)
+        self._dropping_because = because
+        self._refused = True
+        return False
+
+    def _measure(self) -> None:
+        with suppress(OSError):  # the folder is gone: each append says so itself
+            self._used_bytes = _used_bytes(self.folder)
+        # A second without a drop ends the state; per record, a budget that cuts one tier would log each other tier.
+        if self._dropping_because and not self._refused:
+            _log.warning("journal: writing again in '%s'; %d records were dropped so far", self.folder, self.dropped)
+            self._dropping_because = ""
+        self._refused = False
+
+    def _keep(self) -> None:
+        """The thread: sync what is dirty, close what is old, measure what the folder takes."""
+        measure_at = time.monotonic() + _MEASURE_S
+        while not self._stop.is_set():
+            if self._wake.wait(min(_MEASURE_S, self._roll_s)):
+                self._stop.wait(self._sync_s)
+                self._wake.clear()
+                self._sync()
+            now = time.monotonic()
+            with self._lock:
+                if self._file is not None and now - self._file.opened_at >= self._roll_s:
+                    self._retire()
+            if now >= measure_at:
+                measure_at = now + _MEASURE_S
+                self._measure()
+
+    def _sync(self) -> None:
+        with self._lock:
+            retired, self._retired = self._retired, []
+            self._dirty = False
+            active = None if self._file is None else os.dup(self._file.descriptor)
+        try:
+            if active is not None:
+                os.fdatasync(active)
+        except OSError as error:
+            _log.warning("journal: '%s' could not be synced: %s", self.folder, error.strerror)
+        finally:
+            if active is not None:
+                os.close(active)
+        for file in retired:
+            file.close()
+
+
+class _File:
+    """One file and the lock that says that its owner lives."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        self.size = len(MARK)
+        self.opened_at = time.monotonic()
+
+    @classmethod
+    def create(cls, folder: Path, server: str, at_us: int) -> "_File":
+        # Random, because a replay with a standing clock must never make the name of a file that was flushed before.
+        name = f"{at_us:016x}-{re.sub(r'[^A-Za-z0-9_.]', '_', server)}-{secrets.token_hex(6)}"
+        path = folder / (name + SUFFIX)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.write(descriptor, MARK) != len(MARK):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if os.fstat(descriptor).st_nlink == 0:
+                raise OSError(errno.EAGAIN, "A flusher took the file before it was locked")
+        except OSError:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise
+        return cls(descriptor, path)
+
+    def close(self) -> None:
+        try:
+            os.fdatasync(self.descriptor)
+        except OSError as error:
+            _log.warning("journal: '%s' could not be synced: %s", self.path, error.strerror)
+        # The unlock reaches a duplicate that a sync in flight still holds; a close would not.
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        os.close(self.descriptor)
+
+
+def _used_bytes(folder: Path) -> int:
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(SUFFIX):
+                try:
+                    total += entry.stat().st_size
+                except FileNotFoundError:  # a flusher was here first
+                    continue
+    return total
+
+
+def _plain(value: object) -> object:
+    """What msgpack does not know: numpy's own numbers and arrays become Python's, the rest its text."""
+    listed = getattr(value, "tolist", None)
+    return str(value) if listed is None else listed()
