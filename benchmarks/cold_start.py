@@ -1,0 +1,93 @@
+"""Model file to first correct HTTP answer, and to the first gRPC one, beside a hand-written FastAPI route.
+
+    uv run --group bench python benchmarks/cold_start.py [--rounds 5]
+
+A random forest of 50 trees as a trusted pickle, and its ONNX form; processes are started in turn, figures are medians.
+"""
+
+import argparse
+import json
+import pickle
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from measure import emit, first_answer, free_port, median, process
+
+FEATURES = 10
+
+
+def model_files(folder: Path) -> tuple[dict[str, Path], list[float], float]:
+    """The two files, one row, and the answer that both must give."""
+    from skl2onnx import to_onnx
+    from sklearn.ensemble import RandomForestRegressor
+
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(2_000, FEATURES)).astype(np.float32)
+    forest = RandomForestRegressor(50, max_depth=10, random_state=7).fit(rows, rows[:, 0] * 2 + rows[:, 1])
+    pickled, onnx = folder / "forest.pkl", folder / "forest.onnx"
+    pickled.write_bytes(pickle.dumps(forest))
+    onnx.write_bytes(to_onnx(forest, rows[:1]).SerializeToString())
+    row = [round(float(x), 3) for x in rng.normal(size=FEATURES)]
+    return {"pickle": pickled, "onnx": onnx}, row, float(forest.predict(np.array([row], dtype=np.float32))[0])
+
+
+def grpc_answer(port: int, name: str, row: list[float], started: float) -> float:
+    """Seconds to the first correct answer of a Triton client, that is not ours."""
+    import tritonclient.grpc as triton
+
+    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+    tensor = triton.InferInput("x", [1, FEATURES], "FP32")
+    tensor.set_data_from_numpy(np.array([row], dtype=np.float32))
+    while time.perf_counter() - started < 60:
+        try:
+            client.infer(name, [tensor])
+        except triton.InferenceServerException:
+            time.sleep(0.005)
+            continue
+        return time.perf_counter() - started
+    raise TimeoutError("no gRPC answer within 60 s")
+
+
+def main() -> None:
+    """Print one line a form and server, and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        files, row, expected = model_files(Path(made))
+        plain = json.dumps({"instances": [row]}).encode()
+        infer = {"inputs": [{"name": "x", "shape": [1, FEATURES], "datatype": "FP32", "data": row}]}
+        for form, path in files.items():
+            taken: dict[str, list[float]] = {"fastapi": [], "towpath": [], "towpath_grpc": []}
+            trust = ["--trust-pickle"] if form == "pickle" else []
+            for _ in range(given.rounds):
+                port = free_port()
+                argv = [sys.executable, "-m", "uvicorn", "routes:app", "--app-dir", "benchmarks", "--port", str(port)]
+                started = time.perf_counter()
+                with process(argv, MODEL=str(path)):
+                    seconds, answer = first_answer(f"http://127.0.0.1:{port}/predict", plain, started)
+                    if not np.isclose(json.loads(answer)["predictions"][0], expected, rtol=1e-4):
+                        raise SystemExit(f"wrong answer {answer!r}, expected {expected}")
+                    taken["fastapi"].append(seconds)
+                port, grpc = free_port(), free_port()
+                argv = [sys.executable, "-m", "towpath.cli", "serve", str(path), *trust]
+                argv += ["--port", str(port), "--grpc-port", str(grpc), "--name", "forest"]
+                started = time.perf_counter()
+                with process(argv):
+                    url = f"http://127.0.0.1:{port}/v2/models/forest/infer"
+                    seconds, answer = first_answer(url, json.dumps(infer).encode(), started)
+                    if not np.isclose(json.loads(answer)["outputs"][0]["data"][0], expected, rtol=1e-4):
+                        raise SystemExit(f"wrong answer {answer!r}, expected {expected}")
+                    taken["towpath"].append(seconds)
+                    taken["towpath_grpc"].append(grpc_answer(grpc, "forest", row, started))
+            medians = {name: round(median(values), 3) for name, values in taken.items()}
+            ratio = round(median([o / r for o, r in zip(taken["towpath"], taken["fastapi"], strict=True)]), 3)
+            emit(benchmark="cold_start", form=form, seconds=medians, ratio_to_fastapi=ratio, bar=1.2)
+
+
+if __name__ == "__main__":
+    main()
