@@ -1,0 +1,205 @@
+"""The catalog: many writers, one schema, clear faults; the same on SQLite and on PostgreSQL."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from towpath.errors import ConflictError, FormatError, InputError, UnavailableError
+from towpath.stores.catalog import Catalog
+
+CHECK = "insert into checks (project, monitor, at_us, status) values (:project, :monitor, :at_us, 'ok')"
+INCIDENT = (
+    "insert into incidents (incident_id, project, monitor, severity, status, opened_at_us, last_seen_at_us)"
+    " values (:id, 'shop', 'did_it_run', 'warning', :status, 1, 1)"
+)
+WRITER = """
+import sys
+from towpath.stores.catalog import Catalog
+catalog = Catalog(sys.argv[1])
+for at_us in range(20):
+    with catalog.writing() as together:
+        seen = together.read("select count(*) as n from checks where project = :p", p="shop")[0]["n"]
+        together.write(
+            "insert into checks (project, monitor, at_us, status, failing_rows) values ('shop', :m, :at, 'ok', :seen)",
+            m=sys.argv[2], at=at_us, seen=seen,
+        )
+"""
+
+
+def _missing(what: str, mend: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is missing ({mend})")
+    pytest.skip(f"{what} is missing ({mend})")
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A private PostgreSQL on a free port; its URL."""
+    pytest.importorskip("psycopg", reason="psycopg is missing (uv sync --extra postgres)")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (str(found[-1]) if found else None)
+    if initdb is None:
+        _missing("PostgreSQL", "apt-get install postgresql")
+        return
+    programs, folder = Path(initdb).parent, tmp_path_factory.mktemp("postgres")
+    user: dict[str, object] = {}
+    if os.getuid() == 0:  # the server refuses root, and its user must be able to walk to the folder
+        postgres = pwd.getpwnam("postgres")
+        for parent in [folder, *folder.parents][:3]:
+            parent.chmod(0o755)
+        os.chown(folder, postgres.pw_uid, postgres.pw_gid)
+        user = {"user": postgres.pw_uid, "group": postgres.pw_gid}
+
+    def run(*argv: str) -> None:
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd=folder, **user)  # type: ignore[call-overload]
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    run(initdb, "-D", f"{folder}/data", "-U", "towpath", "-A", "trust", "--no-sync", "-E", "UTF8")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    run(str(programs / "pg_ctl"), "-D", f"{folder}/data", "-l", f"{folder}/log", "-o", options, "-w", "start")
+    try:
+        yield f"postgresql://towpath@127.0.0.1:{port}/postgres"
+    finally:
+        run(str(programs / "pg_ctl"), "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/catalog.db"
+    import psycopg
+
+    server: str = request.getfixturevalue("postgres")
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("drop schema public cascade")
+        connection.execute("create schema public")
+    return server
+
+
+def test_sixteen_processes_write_at_once_and_all_succeed(url: str) -> None:
+    # given sixteen writers that find no schema yet, so that each of them may be the one that migrates
+    argv = [sys.executable, "-c", WRITER, url]
+    writers = [subprocess.Popen([*argv, f"m{n}"], stderr=subprocess.PIPE, text=True) for n in range(16)]
+    # when they end
+    said = [writer.communicate()[1] for writer in writers]
+    # then none failed and no row is lost
+    assert [(w.returncode, s) for w, s in zip(writers, said, strict=True) if w.returncode] == []
+    catalog = Catalog(url)
+    assert catalog.read("select count(*) as rows_written from checks") == [{"rows_written": 320}]
+    assert catalog.read("select number from migrations order by number")[0] == {"number": 1}
+    catalog.close()
+
+
+def test_a_transaction_of_sqlite_sees_no_write_of_another_between_its_read_and_its_write(tmp_path: Path) -> None:
+    # given four writers of which each counts the rows and writes the count
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, f"m{n}"]) for n in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    # then each count was written once
+    catalog = Catalog(url)
+    counts = catalog.read("select failing_rows from checks order by failing_rows")
+    assert [row["failing_rows"] for row in counts] == list(range(80))
+    catalog.close()
+
+
+def test_a_block_that_raises_leaves_nothing(url: str) -> None:
+    catalog = Catalog(url)
+
+    def fail_half_way() -> None:
+        with catalog.writing() as together:
+            together.write(CHECK, project="shop", monitor="m", at_us=1)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail_half_way()
+    assert catalog.read("select * from checks") == []
+    assert catalog.write(CHECK, project="shop", monitor="m", at_us=2**53) == 1
+    assert catalog.read("select at_us from checks") == [{"at_us": 2**53}]
+    catalog.close()
+
+
+def test_an_open_incident_stays_one_and_a_closed_one_makes_room(url: str) -> None:
+    catalog = Catalog(url)
+    catalog.write(INCIDENT, id="a", status="open")
+    with pytest.raises(ConflictError):
+        catalog.write(INCIDENT, id="b", status="open")
+    assert catalog.write("update incidents set status = 'closed', closed_at_us = 2") == 1
+    assert catalog.write(INCIDENT, id="b", status="open") == 1
+    catalog.close()
+
+
+def test_threads_share_one_catalog(url: str) -> None:
+    catalog = Catalog(url)
+    faults: list[Exception] = []
+
+    def work(name: str) -> None:
+        try:
+            for at_us in range(10):
+                catalog.write(CHECK, project="shop", monitor=name, at_us=at_us)
+                catalog.read("select count(*) from checks")
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"m{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert catalog.read("select count(*) as n from checks") == [{"n": 80}]
+    catalog.close()
+
+
+def test_a_catalog_of_a_newer_towpath_is_used_and_not_migrated_back(url: str) -> None:
+    catalog = Catalog(url)
+    catalog.write("insert into migrations (number, name) values (99, '0099_later.sql')")
+    catalog.close()
+    again = Catalog(url)
+    assert again.write(CHECK, project="shop", monitor="m", at_us=1) == 1
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: path.write_bytes(b"not a database at all, but a note" * 99), id="a foreign file"),
+        pytest.param(
+            lambda path: path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000), id="pages overwritten"
+        ),
+    ],
+)
+def test_a_damaged_file_is_named_and_its_mend_is_said(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    path = tmp_path / "catalog.db"
+    catalog = Catalog(f"sqlite:///{path}")
+    catalog.write(CHECK, project="shop", monitor="m", at_us=1)
+    catalog.close()
+    damage(path)
+    with pytest.raises(FormatError, match="damaged") as caught:
+        Catalog(f"sqlite:///{path}").read("select * from checks")
+    assert "catalog.db" in caught.value.where
+    assert "move the file away" in caught.value.mend
+
+
+def test_a_server_that_is_away_is_unavailable_and_its_password_is_not_told() -> None:
+    pytest.importorskip("psycopg")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(UnavailableError) as caught:
+        Catalog(f"postgresql://app:hunter2@127.0.0.1:{port}/none").read("select 1")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["catalog.db", "mysql://u@h/d", "sqlite://", "sqlite:///:memory:"])
+def test_another_kind_of_address_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match=r"catalog|database"):
+        Catalog(url)
