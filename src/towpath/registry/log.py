@@ -55,6 +55,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What happened: who, when, why."""
 
     kind: EventKind
+    id: str = ""
+    """Of this one attempt, so that a writer whose acknowledgement was lost knows its own entry again."""
     at: datetime
     by: str
     because: str = ""

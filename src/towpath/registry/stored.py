@@ -1,0 +1,69 @@
+"""Stored JSON: written once, digested as bytes, read with unknown fields ignored."""
+
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from towpath.errors import ConflictError, FormatError
+from towpath.stores.objects import Objects
+
+__all__ = ["decode", "digest_of", "digest_of_file", "encode", "put_once"]
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_BLOCK_BYTES = 1 << 20
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """The bytes that are stored, signed and digested."""
+    return msgspec.json.encode(value)
+
+
+def decode(data: bytes, kind: type[StructT], where: str) -> StructT:
+    """Read stored JSON; fields that this release does not know are ignored, so that a rolling upgrade is no outage.
+
+    Raises:
+        FormatError: It is no JSON, or a field that must be there is missing or of another type.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FormatError(
+            f"'{where}' is no {kind.__name__}: {error} (first of {len(data)} bytes: {data[:24]!r}).",
+            where,
+            "restore the object from a backup; nothing that Towpath wrote reads like this",
+        ) from error
+
+
+def digest_of(data: bytes) -> str:
+    """Digest of stored bytes.
+
+    Example:
+        >>> digest_of(b"")[:18]
+        'sha256:e3b0c44298f'
+    """
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Digest of a file, read in blocks."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            sha.update(block)
+    return "sha256:" + sha.hexdigest()
+
+
+def put_once(objects: Objects, path: str, data: bytes) -> None:
+    """Write an object create-only; the same bytes again are no conflict, so that a lost acknowledgement is not one either.
+
+    Raises:
+        ConflictError: Other bytes stand there.
+    """
+    try:
+        objects.put_new(path, data)
+    except ConflictError:
+        if objects.get(path) != data:
+            raise
