@@ -57,8 +57,8 @@ def test_a_manifest_comes_last_so_that_every_crash_is_a_gap(
         def put(path: str, data: bytes) -> None:
             if len(written) == count:
                 raise KeyboardInterrupt
-            put_new(path, data)
             written.append(path)
+            put_new(path, data)
 
         monkeypatch.setattr(objects, "put_new", put)
 
