@@ -1,5 +1,8 @@
 """What was predicted and what happened: appended in the path, flushed to Parquet, read as SQL views."""
 
 from towpath.journal.append import Journal
+from towpath.journal.days import day_files, write_rows, write_run
+from towpath.journal.flush import Flushed, flush
+from towpath.journal.views import views
 
-__all__ = ["Journal"]
+__all__ = ["Flushed", "Journal", "day_files", "flush", "views", "write_rows", "write_run"]

@@ -29,6 +29,7 @@ TIER_SHARES: dict[Tier, float] = {"experimental": 0.6, "standard": 0.85, "critic
 _log = logging.getLogger("towpath.journal")
 _MEASURE_S = 1.0
 _REOPEN_S = 0.1
+_OPEN_ATTEMPTS = 3  # a flusher may have looked at the new file before it was locked
 _KEPT_BUFFER_BYTES = 1 << 20
 
 
@@ -186,12 +187,15 @@ class Journal:
             return None
         if time.monotonic() < self._reopen_at:
             return None
-        try:
-            self._file = _File.create(self.folder, self.server, micros(self._clock.now()))
-        except OSError as error:
-            self._reopen_at = time.monotonic() + _REOPEN_S
-            self._refuse(f"no file could be made, the disk said '{error.strerror}'")
-        return self._file
+        for _ in range(_OPEN_ATTEMPTS):
+            try:
+                self._file = _File.create(self.folder, self.server, micros(self._clock.now()))
+            except OSError as error:
+                self._refuse(f"no file could be made, the disk said '{error.strerror}'")
+            else:
+                return self._file
+        self._reopen_at = time.monotonic() + _REOPEN_S
+        return None
 
     def _cut(self, file: "_File") -> None:
         """Take back half a frame: whatever follows it would never be read."""

@@ -102,6 +102,20 @@ class Engine:
             replaced = f" replace ({', '.join(casts)})" if casts else ""
             self._connection.execute(f"create or replace view {target} as select *{replaced} from {source}")
 
+    def view(self, name: str, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> None:
+        """Give a SELECT a name; it runs each time that it is read, with the parameters as they are now.
+
+        Args:
+            name: Of one part; what had the name before is forgotten.
+            query: A parsed file; it may read what was registered, and other views.
+            parameters: A value for each of its parameters; None is null.
+
+        Raises:
+            ProjectError: The engine refuses the SQL, or a parameter has no value.
+        """
+        with self._lock, _foreign_errors(query.path):
+            self._connection.execute(f"create or replace view {quoted(name)} as\n{_inlined(query, parameters)}")
+
     def read(self, sql: str | Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Table":
         """Run a SELECT and give all of its rows.
 
@@ -211,6 +225,23 @@ def _bound(cursor: "duckdb.DuckDBPyConnection", text: str, parameters: Mapping[s
     if missing := sorted(named - set(values)):
         raise ProjectError(f"The parameter ':{missing[0]}' has no value.", mend=f"give {missing[0]}=…")
     return {name: utc(value) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _inlined(query: Query, parameters: Mapping[str, object]) -> str:
+    """The SELECT with literals in place of parameters, put into the parse tree; a view cannot keep parameters."""
+    from sqlglot import exp
+
+    def literal(node: exp.Expression) -> exp.Expression:
+        if not isinstance(node, exp.Placeholder):
+            return node
+        if node.name not in parameters:
+            raise ProjectError(f"The parameter ':{node.name}' has no value.", query.path, f"give {node.name}=…")
+        value = parameters[node.name]
+        if isinstance(value, datetime):
+            return exp.cast(exp.Literal.string(utc(value).isoformat()), "timestamptz")
+        return exp.convert(value)
+
+    return query.tree.copy().transform(literal).sql(dialect="duckdb", comments=False)
 
 
 def _outgoing(schema: "pa.Schema") -> "pa.Schema":

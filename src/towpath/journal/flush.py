@@ -1,0 +1,161 @@
+"""Closed files of this host become Parquet in the store: every record exactly once, wherever it is interrupted."""
+
+import fcntl
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from towpath.clock import Clock
+from towpath.errors import FormatError
+from towpath.journal.append import SUFFIX
+from towpath.journal.days import add, put_file
+from towpath.journal.frames import OUTCOMES, RECORD, frames
+from towpath.journal.record import OutcomeRow, Record
+from towpath.journal.unfold import by_day, outcome_table, prediction_table
+from towpath.stores.objects import Objects
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Flushed", "flush"]
+
+_log = logging.getLogger("towpath.journal")
+_GROUP_BYTES = 64 << 20
+_LOCK = ".flush.lock"
+_record = msgspec.msgpack.Decoder(Record)
+_outcomes = msgspec.msgpack.Decoder(list[OutcomeRow])
+
+
+class Flushed(msgspec.Struct, frozen=True):
+    """What one flush did; all zero where another flusher of this folder was at work."""
+
+    files: int = 0
+    """Files of workers that are now in the store, and gone from here."""
+    rows: int = 0
+    """Predictions and outcomes in them."""
+    bytes: int = 0
+    """Size of those files."""
+
+
+def flush(folder: Path, objects: Objects, *, clock: Clock) -> Flushed:
+    """Bring every file that has no living owner into the store.
+
+    First the Parquet files are put, under names that follow from the worker's file; then the manifests of their days
+    name them; then the worker's file is removed. A crash between any two leaves work that the next call does again
+    with the same names, so no row is lost and none is there twice.
+
+    Args:
+        folder: Where the workers of this host append.
+        objects: Where the journal lies.
+        clock: Dates the manifests.
+
+    Returns:
+        What was flushed.
+
+    Raises:
+        UnavailableError: The store cannot be written; nothing is lost, call again later.
+    """
+    done = Flushed()
+    if not folder.is_dir():
+        return done
+    with _alone(folder) as alone:
+        if not alone:
+            return done
+        for group in _groups(folder):
+            with _owned(group) as owned:
+                rows = _store(owned, objects, clock)
+                for path in owned:
+                    size = path.stat().st_size
+                    path.unlink()
+                    done = Flushed(done.files + 1, done.rows, done.bytes + size)
+                done = Flushed(done.files, done.rows + rows, done.bytes)
+    return done
+
+
+def _store(paths: list[Path], objects: Objects, clock: Clock) -> int:
+    named: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    for path in list(paths):
+        try:
+            predictions, outcomes = _contents(path)
+        except (FormatError, msgspec.DecodeError) as error:
+            # Kept for a person: bytes that we cannot read are not ours to remove.
+            _log.error("journal: '%s' cannot be read and is set aside: %s", path, error)
+            path.rename(path.with_suffix(".unreadable"))
+            paths.remove(path)
+            continue
+        tables = {"predictions": (predictions, "predicted_at"), "outcomes": (outcomes, "happened_at")}
+        for table, (data, time) in tables.items():
+            for day, rows in by_day(data, time).items():
+                named[table, day][put_file(objects, table, day, path.stem, rows)] = rows.num_rows
+    for (table, day), files in named.items():
+        add(objects, table, day, files, clock=clock)
+    return sum(sum(files.values()) for files in named.values())
+
+
+def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
+    """Predictions and outcomes of one file."""
+    records: list[Record] = []
+    outcomes: list[OutcomeRow] = []
+    for kind, payload in frames(path.read_bytes()):
+        if kind == RECORD:
+            records.append(_record.decode(payload))
+        elif kind == OUTCOMES:
+            outcomes.extend(_outcomes.decode(payload))
+        else:
+            raise FormatError(f"a frame is of kind {kind}, which this Towpath does not know", str(path))
+    return prediction_table(records), outcome_table(outcomes)
+
+
+def _groups(folder: Path) -> Iterator[list[Path]]:
+    """Oldest first, and no more at a time than fits in memory."""
+    group: list[Path] = []
+    size = 0
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        group.append(path)
+        size += path.stat().st_size
+        if size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[bool]:
+    """One flusher at a time for each folder; the others have nothing to do."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _owned(paths: list[Path]) -> Generator[list[Path]]:
+    """Those whose owner is dead or done with them; ours until the block ends."""
+    owned: list[Path] = []
+    descriptors: list[int] = []
+    try:
+        for path in paths:
+            descriptor = os.open(path, os.O_RDWR)
+            descriptors.append(descriptor)
+            if _locked(descriptor):
+                owned.append(path)
+        yield owned
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
