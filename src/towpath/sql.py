@@ -1,9 +1,10 @@
 """A .sql file: its header, its parameters, its tables, and its text in an engine's own dialect."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "quoted"]
 
+_HIDDEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:''|[^'])*'", re.DOTALL)
+"""Comments and texts: words in them are no code."""
 _OPEN, _CLOSE = "/* ---", "--- */"
 _IMPURE = {
     "CurrentDate": "current_date",
@@ -22,9 +25,11 @@ _IMPURE = {
     "CurrentDatetime": "current_datetime",
     "Localtime": "localtime",
     "Localtimestamp": "localtimestamp",
-    "Rand": "random()",
-    "Randn": "randn()",
-    "Uuid": "uuid()",
+    "Rand": "random",
+    "Randn": "randn",
+    "Shuffle": "shuffle",
+    "TableSample": "sample",
+    "Uuid": "uuid",
 }
 _IMPURE_NAMES = {
     "now",
@@ -60,7 +65,7 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
     r"""One SELECT with a TOML header in its leading comment and ``:name`` parameters.
 
     Example:
-        >>> query = Query.parse("/* ---\\nentity = 'id'\\n--- */\\nselect id from shop.items where d <= :as_of")
+        >>> query = Query.parse("/* ---\nentity = 'id'\n--- */\nselect id from shop.items where d <= :as_of")
         >>> query.header, query.parameters, query.tables
         ({'entity': 'id'}, ('as_of',), ('shop.items',))
         >>> query.in_dialect("duckdb")
@@ -99,7 +104,7 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
                     path, line, "the header is opened with '/* ---' and never closed", "close it with '--- */'"
                 )
             header_text = text[lead + len(_OPEN) : end].lstrip("\n")
-            header_line = line + 1
+            header_line = line + text.count("\n", lead, end - len(header_text))
             body = text[end + len(_CLOSE) :]
             body_line = text.count("\n", 0, end + len(_CLOSE)) + 1
         try:
@@ -121,6 +126,11 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             body_line=body_line,
         )
 
+    @property
+    def select_line(self) -> int:
+        """Line of the file on which the SELECT begins, counted from 1."""
+        return self._line_at(len(self.body) - len(_visible(self.body).lstrip()))
+
     @cached_property
     def tree(self) -> "exp.Query":
         """The parsed SELECT.
@@ -135,24 +145,32 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         try:
             parsed = [tree for tree in sqlglot.parse(self.body, read="duckdb") if tree is not None]
         except SqlglotError as error:
-            detail = (getattr(error, "errors", None) or [{}])[0]
-            line = self.body_line + int(detail.get("line") or 1) - 1
+            detail = cast("list[dict[str, str]]", getattr(error, "errors", None) or [{}])[0]
+            line = self.body_line + int(detail.get("line") or _token_line(error)) - 1
             near = f" near '{detail['highlight']}'" if detail.get("highlight") else ""
-            said = str(detail.get("description") or str(error).splitlines()[0]).rstrip(".")
+            said = str(detail.get("description") or str(error).splitlines()[0]).split(" but got <Token")[0].rstrip(".")
             raise _problem(self.path, line, f"the SQL does not parse{near}: {said}", "mend the statement") from error
         statements = [tree for tree in parsed if not isinstance(tree, exp.Semicolon)]
         if len(statements) != 1:
             raise _problem(
-                self.path, self.body_line, f"{len(statements)} statements where one SELECT is needed", "keep one SELECT"
+                self.path,
+                self.select_line,
+                f"{len(statements)} statements where one SELECT is needed",
+                "keep one SELECT",
             )
         tree = statements[0]
-        if not isinstance(tree, exp.Query) or tree.find(exp.DML, exp.DDL, exp.Command, exp.Into):
+        if not isinstance(tree, exp.Query) or tree.find(
+            exp.DML,  # pyright: ignore[reportPrivateImportUsage] - it is in no __all__ there
+            exp.DDL,
+            exp.Command,
+            exp.Into,
+        ):
             raise _problem(
-                self.path, self.body_line, f"a {tree.key.upper()} where one SELECT is needed", "read only: select …"
+                self.path, self.select_line, f"a {tree.key.upper()} where one SELECT is needed", "read only: select …"
             )
         problems = [
-            f"{self.path}:{self._line_of(name)}: '{name}' is not replayable; use :as_of, :since or :until"
-            for name in _impure(tree)
+            f"{self.path}:{self._line_at(at)}: '{name}' is not replayable; use :as_of, :since or :until"
+            for at, name in _impure(tree, self.body)
         ]
         if problems:
             raise ProjectError(
@@ -204,22 +222,44 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             ]
             raise ProjectError(f"'{self.path}' takes a parameter that nobody gives.", self.path, problems=problems)
 
-    def _line_of(self, word: str) -> int:
-        at = self.body.lower().find(word.rstrip("()").lower())
-        return self.body_line + (self.body.count("\n", 0, at) if at >= 0 else 0)
+    def _line_of(self, parameter: str) -> int:
+        found = re.search(rf"(?<![:\w]){re.escape(parameter)}\b", _visible(self.body))
+        return self._line_at(found.start() if found else 0)
+
+    def _line_at(self, offset: int) -> int:
+        return self.body_line + self.body.count("\n", 0, offset)
 
 
-def _impure(tree: "exp.Query") -> Sequence[str]:
+def _impure(tree: "exp.Query", body: str) -> Sequence[tuple[int, str]]:
+    """Where in the body something is asked for that differs from run to run, and what, as it is written there."""
     from sqlglot import exp
 
-    found: list[str] = []
-    for node in tree.find_all(exp.Func):
+    found: set[tuple[int, str]] = set()
+    for node in tree.find_all(exp.Func, exp.TableSample):
         kind = type(node).__name__
-        if kind in _IMPURE:
-            found.append(_IMPURE[kind])
-        elif isinstance(node, exp.Anonymous) and node.name.lower() in _IMPURE_NAMES:
-            found.append(f"{node.name.lower()}()")
-    return sorted(set(found))
+        # age(x) with one argument counts from today.
+        anonymous = node.name.lower() if isinstance(node, exp.Anonymous) else ""
+        aged = anonymous == "age" and len(node.expressions) == 1
+        if kind not in _IMPURE and anonymous not in _IMPURE_NAMES and not aged:
+            continue
+        if "start" in node.meta:
+            start = int(node.meta["start"])
+            found.add((start, body[start : int(node.meta["end"]) + 1].lower() + "()"))
+        else:  # a keyword without brackets: the parser keeps no place
+            word = _IMPURE[kind]
+            places = [match.start() for match in re.finditer(rf"\b{word}\b", _visible(body), re.IGNORECASE)]
+            found.update((place, word) for place in places or [0])
+    return sorted(found)
+
+
+def _visible(body: str) -> str:
+    """The body with comments and texts blanked, letter for letter."""
+    return _HIDDEN.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), body)
+
+
+def _token_line(error: BaseException) -> int:
+    found = re.search(r"from (\d+):\d+", f"{error} {error.__cause__}")
+    return int(found[1]) if found else 1
 
 
 def _toml_line(message: str, header_line: int) -> int:

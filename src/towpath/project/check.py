@@ -1,0 +1,112 @@
+"""Every problem of a project at once, without running anything: names, SQL, code, golden cases."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from towpath.errors import nearest
+from towpath.project.code import Code
+from towpath.project.cron import cron_fault
+from towpath.project.declarations import FallbackDeclaration, ModelDeclaration
+from towpath.project.faults import Declared
+from towpath.project.folder import Reading
+from towpath.project.lines import Place
+from towpath.project.problem import Problem
+
+__all__ = ["problems", "shallow_problems"]
+
+
+def problems(folder: Path | str, variables: Mapping[str, str] | None = None) -> list[Problem]:
+    """Everything that is wrong in a project folder, sorted by file and line; empty where all is well.
+
+    Args:
+        folder: The project folder.
+        variables: The process environment; `os.environ` unless given.
+    """
+    from towpath.project.contents import deep_problems
+
+    reading = Reading(Path(folder).absolute(), variables)
+    return sorted({*shallow_problems(reading), *deep_problems(reading)})
+
+
+def shallow_problems(reading: Reading) -> list[Problem]:
+    """What was wrong while reading, and names in one file that no other file has; parses no SQL."""
+    for draft in reading.drafts:
+        if draft.declaration is not None:
+            declared = reading.places[f"{reading.name(draft.folder)}/model.toml"]
+            _check_features(reading, draft.declaration, declared)
+            _check_metrics(reading, draft.declaration, declared)
+            _check_fallbacks(draft.declaration, draft.code, declared)
+            _check_schedule(draft.declaration, declared)
+    known = [Path(file).name for file in reading.names["model"]]
+    for monitor in reading.monitors.values():
+        model = monitor.header.model
+        if model is not None and model not in known:
+            reading.places[monitor.query.path].note(("model",), f"unknown model '{model}'", _mend(model, known))
+    return sorted(set(reading.problems))
+
+
+def _check_features(reading: Reading, declaration: ModelDeclaration, declared: Declared) -> None:
+    views = [Path(file).stem for file in reading.names["view"]]
+    own = reading.settings.project.name if reading.settings else None
+    features = declaration.features or ()
+    for position, feature in enumerate(features):
+        if feature is None:  # pyright: ignore[reportUnnecessaryComparison] - faulty, and reported where it was read
+            continue
+        project, _, local = feature.rpartition("/")
+        view = local.split(".")[0]
+        if project in {"", own} and view not in views:
+            declared.note(("features", position), f"unknown view '{view}' in '{feature}'", _mend(view, views))
+        if feature in features[:position]:
+            declared.note(("features", position), f"'{feature}' is named twice", "remove one")
+
+
+def _check_metrics(reading: Reading, declaration: ModelDeclaration, declared: Declared) -> None:
+    known = {*reading.metrics, *(Path(file).stem for file in reading.names["metric"])}
+    gate = declaration.gate
+    if gate.metric not in known:
+        declared.note(("gate", "metric"), f"unknown metric '{gate.metric}'", _mend(gate.metric, known))
+    for position, name in enumerate(gate.beside):
+        if name is not None and name not in known:  # pyright: ignore[reportUnnecessaryComparison] - as above
+            declared.note(("gate", "beside", position), f"unknown metric '{name}'", _mend(name, known))
+
+
+def _check_fallbacks(declaration: ModelDeclaration, code: Code | None, declared: Declared) -> None:
+    chain = declaration.fallback
+    if declaration.tier == "critical" and not chain:
+        declared.note(
+            ("tier",),
+            "a critical model must have a fallback",
+            "[[fallback]] with name and function, constant or version",
+        )
+    for position, link in enumerate(chain):
+        place = ("fallback", position)
+        _check_link(link, code, place, declared)
+        if link.name is not None and link.name in [other.name for other in chain[:position]]:  # pyright: ignore[reportUnnecessaryComparison] - as above
+            declared.note((*place, "name"), f"two fallbacks are named '{link.name}'", "rename one")
+
+
+def _check_link(link: FallbackDeclaration, code: Code | None, place: Place, declared: Declared) -> None:
+    given = [name for name in ("function", "constant", "version") if getattr(link, name) is not None]
+    if len(given) != 1:
+        said = " and ".join(given) or "none of function, constant and version"
+        declared.note(place, f"fallback '{link.name}' has {said}", "exactly one of function, constant and version")
+    if link.function is not None and code is not None and code.functions and link.function not in code.functions:
+        known = [name for name in code.functions if name not in {"train", "predict"}]
+        said = f"model.py has no function '{link.function}'"
+        declared.note((*place, "function"), said, _mend(link.function, known) or f"def {link.function}(rows): …")
+
+
+def _check_schedule(declaration: ModelDeclaration, declared: Declared) -> None:
+    for name in ("train", "predict"):
+        line = getattr(declaration.schedule, name)
+        fault = cron_fault(line) if line is not None else ""
+        if fault:
+            declared.note(
+                ("schedule", name),
+                f"'{line}' is no cron line: {fault}",
+                'minute hour day month weekday, such as "0 5 * * mon"',
+            )
+
+
+def _mend(name: str, known: Iterable[str]) -> str:
+    return nearest(name, known).removeprefix("; ")
