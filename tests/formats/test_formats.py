@@ -1,0 +1,498 @@
+"""Every format that is stored, sent or written by people, with all its fields filled: what v1 wrote is read for ever.
+
+``python tests/formats/test_formats.py`` writes the golden files that are missing and never changes one that is there.
+A new field: before the first release of a schema number delete its file and write it again; afterwards make a folder of
+the next number and leave this one as it is.
+"""
+
+import base64
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
+from towpath.journal.record import DayManifest, Outcome, Record, Rows, Run
+from towpath.models.manifest import (
+    Artefact,
+    Environment,
+    FeatureColumn,
+    FeatureLock,
+    Field,
+    Manifest,
+    Signature,
+    StoredFile,
+    Training,
+)
+from towpath.project.declarations import (
+    Charter,
+    FallbackDeclaration,
+    FeatureDeclaration,
+    FeatureHeader,
+    GateDeclaration,
+    MetricHeader,
+    ModelDeclaration,
+    MonitorHeader,
+    OutputDeclaration,
+    Resources,
+    ScheduleDeclaration,
+    ServingDeclaration,
+    TrainDeclaration,
+    TrainingHeader,
+)
+from towpath.registry.claims import Claim, PublishedView
+from towpath.registry.log import Challenger, Event, Follows, Kill, LogEntry, TrafficState
+from towpath.registry.signing import Seal, Signer, Trusted
+from towpath.registry.versions import VersionClaim
+from towpath.serving.answer import Answer, AnswerRow, WireError
+from towpath.sql import Query
+from towpath.traffic.consumers import Consumer
+from towpath.types import REASONS, utc
+
+FOLDER = Path(__file__).parent / "v1"
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+AT, LATER = utc("2026-03-01T12:30:15.000001"), utc("2026-03-02")
+
+CHARTER = Charter(
+    decision="how many units to order per item and day",
+    process="nightly ordering run",
+    integrator="ordering service team",
+    analyst="ana",
+    stop_when="waste is no lower than with the heuristic for 8 weeks",
+)
+OUTPUT = OutputDeclaration(kind="ranking", low=0.0, high=10_000.0, horizon="7d", classes=("no", "yes"), top=20)
+GATE = GateDeclaration(
+    metric="wape",
+    beside=("bias", "mae"),
+    margin=0.01,
+    no_worse_on=0.05,
+    min_segment_rows=100,
+    confidence=0.9,
+    resamples=500,
+    load_s=10.0,
+    memory_mib=1_024,
+    latency_p99_ms=50.0,
+)
+SERVING = ServingDeclaration(timeout_ms=100, isolation="inline", queue_rows=500)
+RESOURCES = Resources(cpu=2.0, memory="4GiB", gpu=1, time="2h")
+FALLBACK = (
+    FallbackDeclaration(name="before", version="previous", budget_ms=60),
+    FallbackDeclaration(name="recent_mean", function="recent_mean"),
+    FallbackDeclaration(name="zero", constant=0.0),
+)
+LOCK = FeatureLock(
+    project="shop",
+    view="prices",
+    fingerprint="9f86d081884c7d65",
+    entity=("item_id",),
+    ttl_us=2_592_000_000_000,
+    columns=(FeatureColumn(name="price", type="double", default=1.5, missing="default"),),
+    sql='/* ---\nentity = "item_id"\nevent_time = "day"\n--- */\nselect item_id, day, price from shop.prices\n',
+)
+MANIFEST = Manifest(
+    project="shop",
+    team="fresh",
+    model="demand",
+    version=17,
+    created_at=AT,
+    created_by="mira",
+    owner="mira@example.com",
+    tier="critical",
+    charter=CHARTER,
+    description="Units that an item sells in the next 7 days.",
+    artefact=Artefact(
+        file=StoredFile(path="model.txt", digest=DIGEST, size_bytes=120_034),
+        format="lightgbm",
+        framework="lightgbm",
+        framework_version="4.6.0",
+        allow=("lightgbm.basic.Booster",),
+    ),
+    signature=Signature(
+        container="pandas",
+        inputs=(Field(name="prices.price", type="string", shape=(-1, 3), nullable=False, levels=("high", "low")),),
+        outputs=(Field(name="prediction", type="double", shape=(-1,), nullable=False, levels=("a",)),),
+    ),
+    entity=("item_id", "country"),
+    time="day",
+    label="units_next_7d",
+    segments=("price_band",),
+    unit="customer_id",
+    features=(LOCK,),
+    output=OUTPUT,
+    serving=SERVING,
+    gate=GATE,
+    resources=RESOURCES,
+    fallback=FALLBACK,
+    journal="reference",
+    variables=("HTTPS_PROXY",),
+    training=Training(
+        run_id="0195f2a4c1d07e4c",
+        as_of=AT,
+        rows=90_000,
+        holdout_rows=10_000,
+        seed=7,
+        metrics={"wape": 0.21, "bias": -0.02},
+        data_digest=DIGEST,
+        commit="225edc1+dirty",
+        parameters={"trees": 200, "rate": 0.05, "objective": "poisson", "bagging": True},
+        sample_share=0.5,
+    ),
+    environment=Environment(
+        python="3.11.7", platform="linux-x86_64", packages={"lightgbm": "4.6.0", "numpy": "2.4.0"}, towpath="0.1.0"
+    ),
+    files=(StoredFile(path="code.zip", digest=DIGEST, size_bytes=2_048),),
+)
+LOG_ENTRY = LogEntry(
+    project="shop",
+    team="fresh",
+    model="demand",
+    revision=42,
+    follows=Follows(revision=41, digest=DIGEST),
+    event=Event(
+        kind="promoted",
+        id="5d41402abc4b2a76",
+        at=AT,
+        by="mira",
+        because="launch week",
+        version=17,
+        verdict="models/demand/versions/000017/verdicts/000001.json",
+        override=True,
+    ),
+    state=TrafficState(
+        champion=17,
+        previous=14,
+        challengers=(Challenger(version=18, arm="deeper", share=0.1),),
+        shadows=(19,),
+        holdout_share=0.05,
+        rules=({"segment": "price_band=low", "version": 14},),
+        kills=(
+            Kill(because="odd prices", by="otto", at=AT, version=17, consumer="web_shop", segment="price_band=low"),
+        ),
+        retired=True,
+        salt="demand",
+    ),
+)
+VERDICT = Verdict(
+    project="shop",
+    model="demand",
+    version=17,
+    against=14,
+    at=AT,
+    by="mira",
+    passed=False,
+    metric="wape",
+    rows=10_000,
+    entities=400,
+    candidate=0.21,
+    champion=0.24,
+    fallback=0.31,
+    versus_champion=Interval(estimate=-0.03, low=-0.05, high=-0.01),
+    versus_fallback=Interval(estimate=-0.1, low=-0.14, high=-0.07),
+    beside={"bias": {"candidate": -0.02, "champion": 0.01, "fallback": None}},
+    segments=(
+        SegmentResult(segment="price_band=low", rows=4_000, candidate=0.27, reference=0.21, decides=True, passed=False),
+    ),
+    footprint=Footprint(load_s=0.8, memory_mib=210.5, p50_ms=0.4, p99_ms=1.9),
+    rules=(Rule(name="segments", passed=False, reason="wape on 'price_band=low' 0.27 against 0.21 (limit 0.22)"),),
+)
+RECORD = Record(
+    prediction_id="0195f2a4c1d07e4c8f5b6a3a0d9c1e2f",
+    request_id="req-1",
+    project="shop",
+    team="fresh",
+    model="demand",
+    environment="local",
+    server="host-1/4711",
+    consumer="web_shop",
+    predicted_at=1_772_368_215_000_001,
+    recorded_at=1_772_368_215_000_350,
+    latency_ms=0.35,
+    run_id="0195f2a4c1d07e4d",
+    protocol="grpc",
+    rows=Rows(
+        source=["champion", "fallback:zero"],
+        reason=["ok", "slow"],
+        version=[17, None],
+        prediction=[12.5, 0.0],
+        label=["many", None],
+        output=[{"quantiles": [10.0, 15.0]}, None],
+        entity_key=['["10002","UK"]', None],
+        unit_id=["c-1", None],
+        target_at=[1_772_928_000_000_000, None],
+        horizon=["7d", None],
+        item=[["a", "b"], []],
+        segment=[{"price_band": "low"}, None],
+        arm=["deeper", None],
+        experiment=["depth", None],
+        propensity=[[0.5, 0.25], 1.0],
+        features=[{"prices.price": 1.5}, None],
+        feature_ref=["prices:9f86d081", None],
+        fallback_prediction=[11.0, None],
+    ),
+)
+STORED: dict[str, msgspec.Struct] = {
+    "manifest.json": MANIFEST,
+    "log_entry.json": LOG_ENTRY,
+    "verdict.json": VERDICT,
+    "published_view.json": PublishedView(
+        project="shop", team="fresh", view="prices", published_at=AT, by="mira", lock=LOCK
+    ),
+    "model_claim.json": Claim(project="shop", team="fresh", claimed_at=AT, by="mira"),
+    "version_claim.json": VersionClaim(run_id="0195f2a4c1d07e4c"),
+    "consumer.json": Consumer(
+        name="web_shop", team="web", key_sha256=DIGEST.removeprefix("sha256:"), created_at=AT, created_by="mira"
+    ),
+    "answer.json": Answer(
+        model="demand",
+        request_id="req-1",
+        predictions=(
+            AnswerRow(
+                prediction=12.5,
+                output={"quantiles": [10.0, 15.0]},
+                prediction_id="0195f2a4c1d07e4c8f5b6a3a0d9c1e2f",
+                version=17,
+                arm="deeper",
+                source="champion",
+                reason="ok",
+                missing=("prices.price",),
+            ),
+        ),
+    ),
+    "error.json": WireError(error="There is no model 'demnad'.", code="unknown", mend="did you mean 'demand'?"),
+    "outcome.json": Outcome(
+        model="demand",
+        prediction_id="0195f2a4c1d07e4c8f5b6a3a0d9c1e2f",
+        entity_key=("10002", "UK"),
+        target_at=AT,
+        horizon="7d",
+        item="a",
+        happened_at=LATER,
+        metric="units",
+        value=13.0,
+        label="many",
+        weight=2.0,
+    ),
+    "run.json": Run(
+        run_id="0195f2a4c1d07e4d",
+        project="shop",
+        model="demand",
+        version=17,
+        as_of=AT,
+        started_at=AT,
+        finished_at=LATER,
+        status="failed",
+        expected_rows=100,
+        written_rows=99,
+        error="the warehouse went away",
+    ),
+    "day_manifest.json": DayManifest(
+        table="predictions", day="2026-03-01", revision=7, files=("host-1-0001.parquet",), rows=99, written_at=AT
+    ),
+    "record.msgpack": RECORD,
+}
+WRITTEN: dict[str, msgspec.Struct] = {
+    "feature_view.sql": FeatureHeader(
+        entity=("item_id", "country"),
+        event_time="day_end",
+        created_time="loaded_at",
+        ttl="30d",
+        publish=True,
+        owner="mira",
+        description="What an item costs.",
+        features={"price": FeatureDeclaration(default=1.5, missing="default", description="EUR, with tax")},
+    ),
+    "training.sql": TrainingHeader(
+        entity=("item_id", "country"),
+        time="day",
+        label="units_next_7d",
+        label_time="known_at",
+        segments=("price_band", "popularity"),
+        weight="volume",
+        lookback="28d",
+    ),
+    "metric.sql": MetricHeader(better="zero", unit="share", description="Over- or under-ordering."),
+    "monitor.sql": MonitorHeader(
+        description="Is any price below cost?",
+        model="demand",
+        severity="critical",
+        every="1h",
+        window="2d",
+        inputs={"costs": "select item_id, cost from shop.costs"},
+        parameters={"slack": 0.05, "most": 3, "band": "low"},
+        mend="Ask pricing whether the night load ran.",
+        owner="ana",
+    ),
+    "model.toml": ModelDeclaration(
+        charter=CHARTER,
+        owner="mira@example.com",
+        features=("prices.price", "calendar.*", "web/visits.visits_7d"),
+        description="Units that an item sells in the next 7 days.",
+        tier="critical",
+        unit="customer_id",
+        journal="reference",
+        environment=("HTTPS_PROXY",),
+        output=OUTPUT,
+        train=TrainDeclaration(
+            holdout="28d",
+            seed=11,
+            history="104w",
+            parameters={"trees": 200, "rate": 0.05, "objective": "poisson", "bagging": True},
+            format="skops",
+        ),
+        gate=GATE,
+        serving=SERVING,
+        fallback=FALLBACK,
+        schedule=ScheduleDeclaration(train="0 3 * * 1", predict="0 4 * * *"),
+        resources=RESOURCES,
+    ),
+}
+UNFILLABLE = {("FallbackDeclaration", name) for name in ("function", "constant", "version", "budget_ms")}
+"""Exactly one of three is given, so that what is not written in one link is written in another."""
+
+
+def encoded(name: str, value: msgspec.Struct) -> bytes:
+    return msgspec.msgpack.encode(value) if name.endswith(".msgpack") else msgspec.json.encode(value)
+
+
+def decoded(name: str) -> Any:
+    """The golden file as plain values, before any struct sees it."""
+    data = (FOLDER / name).read_bytes()
+    if name.endswith(".msgpack"):
+        return msgspec.msgpack.decode(data)
+    if name.endswith(".sql"):
+        return Query.parse(data.decode(), name).header
+    return tomllib.loads(data.decode()) if name.endswith(".toml") else msgspec.json.decode(data)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_what_v1_stored_is_read_as_it_was_meant_and_written_again_to_the_byte(name: str) -> None:
+    data = (FOLDER / name).read_bytes()
+    kind, decode = type(STORED[name]), msgspec.msgpack.decode if name.endswith(".msgpack") else msgspec.json.decode
+    found = decode(data, type=kind)
+    assert found == STORED[name]
+    assert encoded(name, found) == data
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_people_wrote_for_v1_is_read_as_it_was_meant(name: str) -> None:
+    assert msgspec.convert(decoded(name), type(WRITTEN[name])) == WRITTEN[name]
+
+
+@pytest.mark.parametrize("name", ["feature_view.sql", "training.sql", "metric.sql", "monitor.sql"])
+def test_the_golden_sql_is_one_select(name: str) -> None:
+    assert Query.parse((FOLDER / name).read_text("utf-8"), name).tree is not None
+
+
+def test_the_golden_seal_is_over_the_golden_manifest() -> None:
+    data, seal = (FOLDER / "manifest.json").read_bytes(), (FOLDER / "manifest.json.sig").read_bytes()
+    found = Trusted(FOLDER).verify(data, seal, "manifest.json")
+    assert msgspec.json.encode(found) == seal
+    assert set(msgspec.json.decode(seal)) == {field.name for field in msgspec.structs.fields(Seal)}
+
+
+@pytest.mark.parametrize("name", [*STORED, *WRITTEN])
+def test_no_field_is_without_a_golden_value(name: str) -> None:
+    """Fails when a struct gains a field that the golden file does not show."""
+    root = type({**STORED, **WRITTEN}[name])
+    shown: dict[tuple[str, str], bool] = {}
+    gaps = list(_gaps(decoded(name), root, name, shown))
+    assert gaps == []
+    reachable = {(kind.__name__, field.name) for kind in _structs(root) for field in msgspec.structs.fields(kind)}
+    empty = reachable - {field for field, filled in shown.items() if filled}
+    assert empty == set()
+
+
+def test_the_search_for_gaps_finds_a_field_deep_down() -> None:
+    raw = decoded("manifest.json")
+    del raw["features"][0]["columns"][0]["missing"]
+    assert list(_gaps(raw, Manifest, "m", {})) == ["m.features[].columns[].missing"]
+    record = decoded("record.msgpack")
+    record[-3].pop()
+    assert len(list(_gaps(record, Record, "r", {}))) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if not name.endswith(".msgpack")])
+def test_a_field_of_a_later_release_is_ignored(name: str) -> None:
+    newer = msgspec.json.encode({**decoded(name), "from_the_future": {"a": 1}})
+    assert msgspec.json.decode(newer, type=type(STORED[name])) == STORED[name]
+
+
+def test_a_column_of_a_later_release_is_ignored() -> None:
+    newer = msgspec.msgpack.encode([*decoded("record.msgpack"), "from the future"])
+    assert msgspec.msgpack.decode(newer, type=Record) == RECORD
+
+
+def test_the_reasons_on_the_wire_are_these() -> None:
+    assert REASONS == ("ok", "down", "slow", "wrong", "features", "overloaded", "killed", "holdout")
+
+
+def _gaps(raw: Any, kind: Any, where: str, shown: dict[tuple[str, str], bool]) -> Iterator[str]:
+    """Walk plain values beside their types: ``path.field`` of every field that a struct has and the file has not."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = msgspec.structs.fields(kind)
+        if isinstance(raw, list):  # array_like: by position
+            raw = dict(zip([field.encode_name for field in fields], raw, strict=False))
+        for field in fields:
+            if field.encode_name not in raw:
+                if (kind.__name__, field.name) not in UNFILLABLE:
+                    yield f"{where}.{field.name}"
+                continue
+            value = raw[field.encode_name]
+            key = (kind.__name__, field.name)
+            shown[key] = shown.get(key, False) or value not in (None, "", [], {})
+            yield from _gaps(value, field.type, f"{where}.{field.name}", shown)
+        return
+    for part in typing.get_args(kind):
+        inner = [part] if raw is not None else []
+        for each in inner:
+            if isinstance(raw, list) and _is_many(kind):
+                for item in raw:
+                    yield from _gaps(item, each, f"{where}[]", shown)
+            elif isinstance(raw, Mapping) and typing.get_origin(kind) is dict:
+                for item in raw.values():
+                    yield from _gaps(item, each, f"{where}{{}}", shown)
+            elif _is_union(kind) or typing.get_origin(kind) is typing.Annotated:
+                yield from _gaps(raw, each, where, shown)
+
+
+def _structs(kind: Any) -> set[type[msgspec.Struct]]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        below = [_structs(field.type) for field in msgspec.structs.fields(kind)]
+        return {kind}.union(*below)
+    return set().union(*[_structs(part) for part in typing.get_args(kind)])
+
+
+def _is_many(kind: Any) -> bool:
+    return typing.get_origin(kind) in (list, tuple)
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def _write() -> None:
+    """Write the golden files that are missing; the key is for this folder alone."""
+    import tempfile
+
+    FOLDER.mkdir(exist_ok=True)
+    for name, value in STORED.items():
+        if not (FOLDER / name).exists():
+            (FOLDER / name).write_bytes(encoded(name, value))
+    with tempfile.TemporaryDirectory() as folder:
+        key = b"ed25519:" + base64.b64encode(bytes(range(32))) + b"\n"
+        (Path(folder) / "signing.key").write_bytes(key)
+        signer = Signer(Path(folder))
+        seal = FOLDER / "manifest.json.sig"
+        if not seal.exists():
+            seal.write_bytes(signer.seal((FOLDER / "manifest.json").read_bytes()))
+            public = b"ed25519:" + base64.b64encode(signer.public) + b"\n"
+            (FOLDER / f"{signer.key_id}.pub").write_bytes(public)
+
+
+if __name__ == "__main__":
+    _write()

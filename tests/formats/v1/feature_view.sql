@@ -1,0 +1,21 @@
+/* ---
+entity = ["item_id", "country"]
+event_time = "day_end"
+created_time = "loaded_at"
+ttl = "30d"
+publish = true
+owner = "mira"
+description = "What an item costs."
+
+[features.price]
+default = 1.5
+missing = "default"
+description = "EUR, with tax"
+--- */
+select
+    item_id,
+    country,
+    day_end,
+    loaded_at,
+    price
+from shop.prices
