@@ -1,0 +1,168 @@
+"""What a command found: a table for people, JSON with ``--json`` or ``TOWPATH_OUTPUT=json``, the same through a pipe."""
+
+import os
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import click
+import msgspec
+
+from towpath.errors import InputError, nearest
+from towpath.types import duration_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["as_json_asked", "show", "working"]
+
+_WIDE = 10_000  # columns of a pipe, so that nothing is cut or wrapped there
+_NONE = "-"
+
+
+def show(value: object, *, as_json: bool | None = None, title: str = "", empty: str = "Nothing.") -> None:
+    """Print a value to stdout.
+
+    Args:
+        value: A text; a struct, a mapping, or a sequence of either; an Arrow table; a number, a time, None.
+        as_json: Whether JSON is asked for; from ``--json`` and ``TOWPATH_OUTPUT`` unless given.
+        title: Stands above a table; not in JSON.
+        empty: What people read where a sequence has no rows; JSON has ``[]``.
+
+    Raises:
+        InputError: ``TOWPATH_OUTPUT`` is neither json nor table.
+    """
+    plain = _plain(value)
+    if as_json_asked() if as_json is None else as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode())
+    elif isinstance(plain, str):
+        click.echo(plain)
+    elif isinstance(plain, list) and not plain:
+        click.echo(empty)
+    else:
+        _console(sys.stdout).print(_drawn(plain, title))
+
+
+def as_json_asked() -> bool:
+    """Whether ``--json`` was given, else what ``TOWPATH_OUTPUT`` says.
+
+    Raises:
+        InputError: It says neither json nor table.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get("towpath.json"):
+        return True
+    wanted = os.environ.get("TOWPATH_OUTPUT", "table")
+    if wanted not in {"json", "table"}:
+        raise InputError(f"TOWPATH_OUTPUT is '{wanted}'{nearest(wanted, ['json', 'table'])}.", mend="json or table")
+    return wanted == "json"
+
+
+@contextmanager
+def working(what: str) -> Generator[None]:
+    """Show on stderr that something goes on, where a person watches; a pipe or a log sees nothing.
+
+    Args:
+        what: In the words of the one who waits, such as ``training demand``.
+    """
+    if not sys.stderr.isatty() or as_json_asked():
+        yield
+        return
+    with _console(sys.stderr).status(what):
+        yield
+
+
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    width = None if stream.isatty() else _WIDE
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON has: texts, numbers, lists and mappings with texts as keys."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, timedelta):
+        return duration_text(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, msgspec.Struct):
+        return {field.encode_name: _plain(getattr(value, field.name)) for field in msgspec.structs.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in cast("Mapping[object, object]", value).items()}
+    if hasattr(value, "to_pylist"):  # Arrow
+        return _plain(value.to_pylist())
+    if hasattr(value, "tolist"):  # NumPy
+        return _plain(value.tolist())
+    if isinstance(value, Sequence | set | frozenset):
+        return [_plain(item) for item in cast("Sequence[object]", value)]
+    return str(value)
+
+
+def _drawn(plain: Any, title: str) -> "Table | str":
+    from rich.table import Table
+    from rich.text import Text
+
+    if isinstance(plain, Mapping):
+        pairs = cast("Mapping[str, object]", plain)
+        table = Table(box=None, show_header=False, pad_edge=False, title=title or None, title_justify="left")
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, item in pairs.items():
+            table.add_row(Text(name), Text(_lines(item)))
+        return table
+    if not isinstance(plain, list):
+        return _cell(plain)
+    items = cast("list[object]", plain)
+    rows = [cast("Mapping[str, object]", item) if isinstance(item, Mapping) else {"value": item} for item in items]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
+    for name in names:
+        number = all(isinstance(row.get(name), int | float | None) for row in rows)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(name))) for name in names))
+    return table
+
+
+def _lines(item: Any) -> str:
+    """One value of a record: rows within it go one a line."""
+    parts = cast("list[object]", item) if isinstance(item, list) else []
+    if any(isinstance(part, Mapping) for part in parts):
+        return "\n".join(_cell(part) for part in parts)
+    return _cell(item)
+
+
+def _cell(item: Any) -> str:
+    if item is None:
+        return _NONE
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    if isinstance(item, float):
+        return f"{item:.4g}" if abs(item) < 1e5 else f"{item:.0f}"  # noqa: PLR2004 - no exponents for people
+    if isinstance(item, Mapping):
+        pairs = cast("Mapping[str, object]", item)
+        return ", ".join(f"{name} {_cell(value)}" for name, value in pairs.items()) or _NONE
+    if isinstance(item, list):
+        return ", ".join(_cell(part) for part in cast("list[object]", item)) or _NONE
+    return _moment(str(item))
+
+
+def _moment(text: str) -> str:
+    """A time without what nobody reads: 2011-09-01T00:00:00+00:00 is 2011-09-01 00:00."""
+    try:
+        at = datetime.fromisoformat(text) if text[10:11] == "T" else None
+    except ValueError:
+        return text
+    if at is None or at.tzinfo is None:
+        return text
+    return at.strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00")
