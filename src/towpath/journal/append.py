@@ -29,7 +29,6 @@ TIER_SHARES: dict[Tier, float] = {"experimental": 0.6, "standard": 0.85, "critic
 _log = logging.getLogger("towpath.journal")
 _MEASURE_S = 1.0
 _REOPEN_S = 0.1
-_OPEN_ATTEMPTS = 3  # a flusher may have looked at the new file before it was locked
 _KEPT_BUFFER_BYTES = 1 << 20
 
 
@@ -187,15 +186,12 @@ class Journal:
             return None
         if time.monotonic() < self._reopen_at:
             return None
-        for _ in range(_OPEN_ATTEMPTS):
-            try:
-                self._file = _File.create(self.folder, self.server, micros(self._clock.now()))
-            except OSError as error:
-                self._refuse(f"no file could be made, the disk said '{error.strerror}'")
-            else:
-                return self._file
-        self._reopen_at = time.monotonic() + _REOPEN_S
-        return None
+        try:
+            self._file = _File.create(self.folder, self.server, micros(self._clock.now()))
+        except OSError as error:
+            self._reopen_at = time.monotonic() + _REOPEN_S
+            self._refuse(f"no file could be made, the disk said '{error.strerror}'")
+        return self._file
 
     def _cut(self, file: "_File") -> None:
         """Take back half a frame: whatever follows it would never be read."""
@@ -272,17 +268,16 @@ class _File:
     def create(cls, folder: Path, server: str, at_us: int) -> "_File":
         # Random, because a replay with a standing clock must never make the name of a file that was flushed before.
         name = f"{at_us:016x}-{re.sub(r'[^A-Za-z0-9_.]', '_', server)}-{secrets.token_hex(6)}"
-        path = folder / (name + SUFFIX)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        path, unlocked = folder / (name + SUFFIX), folder / f"{name}.new"
+        descriptor = os.open(unlocked, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.write(descriptor, MARK) != len(MARK):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if os.fstat(descriptor).st_nlink == 0:
-                raise OSError(errno.EAGAIN, "A flusher took the file before it was locked")
+            unlocked.rename(path)  # a flusher sees it from here on, and it is locked already
         except OSError:
             os.close(descriptor)
-            path.unlink(missing_ok=True)
+            unlocked.unlink(missing_ok=True)
             raise
         return cls(descriptor, path)
 

@@ -99,6 +99,10 @@ class Engine:
             casts = [
                 f"{quoted(c)}::timestamp as {quoted(c)}" for c, kind, *_ in described if kind in _NANOSECONDS_AND_OTHERS
             ]
+            if isinstance(data, pa.Table):
+                # Else a join on times hands its bounds to Arrow's scan as Python objects, which takes pytz and fails without.
+                instants = [c for c, kind, *_ in described if kind == "TIMESTAMP WITH TIME ZONE"]
+                casts += [f"make_timestamptz(epoch_us({quoted(c)})) as {quoted(c)}" for c in instants]
             replaced = f" replace ({', '.join(casts)})" if casts else ""
             self._connection.execute(f"create or replace view {target} as select *{replaced} from {source}")
 
