@@ -1,0 +1,1 @@
+"""A shop that does not exist, with a known truth, and a project that forecasts it."""
