@@ -116,17 +116,18 @@ def decode(body: bytes, head_bytes: int | None) -> InferRequest:
     head = decode_json(body if head_bytes is None else view[:head_bytes])
     if not isinstance(head, dict):
         raise InputError("The body is no JSON object.", mend='send {"inputs": [...]}')
-    inputs = head.get("inputs")
+    head = cast("dict[str, Any]", head)
+    inputs: Any = head.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise InputError("Field 'inputs' is missing or empty.", mend='send {"inputs": [{"name", "shape", "datatype"}]}')
     place, tensors = head_bytes or 0, list[Tensor]()
-    for number, item in enumerate(inputs):
+    for number, item in enumerate(cast("list[Any]", inputs)):
         tensor_read, place = _input(item, number, view, place)
         tensors.append(tensor_read)
     if head_bytes is not None and place != len(body):
         raise InputError(f"{len(body) - place} bytes follow the last input's binary data.")
     parameters = _object(head.get("parameters"), "parameters")
-    identity = head.get("id", "")
+    identity: Any = head.get("id", "")
     if not isinstance(identity, str):
         raise InputError("Field 'id' is no text.")
     binary = bool(parameters.get("binary_data_output", False))
@@ -229,9 +230,10 @@ def checked_shape(name: str, shape: Any) -> list[int]:
     Raises:
         InputError: Negative, huge, too many dimensions, or no list at all.
     """
-    if not isinstance(shape, list) or not all(type(d) is int for d in shape):
+    dimensions = cast("list[int]", shape) if isinstance(shape, list) else [None]
+    if not all(type(d) is int for d in dimensions):
         raise InputError(f"Field 'shape' of input '{name}' is no list of whole numbers.")
-    dimensions = cast("list[int]", shape)
+    dimensions = cast("list[int]", dimensions)
     if len(dimensions) > _MAX_DIMENSIONS or any(not 0 <= d <= _MAX_DIMENSION for d in dimensions):
         raise InputError(
             f"Input '{name}' has the shape {dimensions[:_MAX_DIMENSIONS]}: "
@@ -243,10 +245,11 @@ def checked_shape(name: str, shape: Any) -> list[int]:
 def _input(item: Any, number: int, view: memoryview, place: int) -> tuple[Tensor, int]:
     if not isinstance(item, dict):
         raise InputError(f"Input {number} is no JSON object.")
-    name = item.get("name")
+    item = cast("dict[str, Any]", item)
+    name: Any = item.get("name")
     if not isinstance(name, str):
         raise InputError(f"Field 'name' of input {number} is missing.")
-    datatype = item.get("datatype")
+    datatype: Any = item.get("datatype")
     if not isinstance(datatype, str):
         raise InputError(f"Field 'datatype' of input '{name}' is missing.")
     shape = checked_shape(name, item.get("shape"))
@@ -271,9 +274,10 @@ def _wanted(outputs: Any, *, binary: bool) -> list[Wanted]:
     if not isinstance(outputs, list):
         raise InputError("Field 'outputs' is no list.")
     wanted: list[Wanted] = []
-    for item in outputs:
-        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+    for item in cast("list[Any]", outputs):
+        if not isinstance(item, dict) or not isinstance(cast("dict[str, Any]", item).get("name"), str):
             raise InputError("Each of 'outputs' needs a 'name'.")
+        item = cast("dict[str, Any]", item)
         parameters = _object(item.get("parameters"), f"parameters of output '{item['name']}'")
         wanted.append(Wanted(item["name"], bool(parameters.get("binary_data", binary))))
     return wanted
@@ -320,7 +324,7 @@ def _numbers(name: str, datatype: str, dtype: "np.dtype[Any]", values: Any) -> "
 
 def _whole(values: Any) -> bool:
     if isinstance(values, list):
-        return all(_whole(v) for v in values)
+        return all(_whole(v) for v in cast("list[Any]", values))
     return type(values) is int
 
 

@@ -1,0 +1,147 @@
+"""From rows to answers: route, look up, call, check, fall back, write down. The same for HTTP, gRPC, batch and ``tow try``.
+
+The work is a generator that yields the calls which may block and is sent what became of them. So the one path below runs
+both in the event loop, which awaits the calls, and in a plain thread, which waits for them; a model that is called inline
+never yields, and then the whole answer is one plain function call.
+"""
+
+import secrets
+import time
+from collections.abc import Generator, Mapping, Sequence
+from itertools import count
+from typing import Any, Protocol
+
+from towpath.clock import Clock
+from towpath.errors import UnknownError, nearest
+from towpath.journal.record import Record
+from towpath.serving.answer import Answer
+from towpath.serving.answered import Answered, Ask
+from towpath.serving.deployment import Deployment, Deployments
+from towpath.serving.guard import Call, Outcome
+from towpath.serving.metrics import Meter
+from towpath.serving.work import Work
+from towpath.serving.written import record
+from towpath.types import Reason, Tier, micros
+
+__all__ = ["JournalWriter", "Responder"]
+
+
+class JournalWriter(Protocol):
+    """Where records go; `towpath.journal.Journal` is one."""
+
+    def append(self, record: Record, *, tier: Tier | None = None) -> bool:
+        """Write one record; False where it was dropped."""
+        ...
+
+
+class Responder:
+    """Answers rows in this process.
+
+    Args:
+        deployments: Where the models stand.
+        clock: Dates answers.
+        journal: Takes one record per request; none to write nothing.
+        meter: Counts.
+        server: Name of this worker, in the journal.
+        environment: Which environment of the fleet this is, in the journal.
+    """
+
+    def __init__(
+        self,
+        deployments: Deployments,
+        *,
+        clock: Clock,
+        journal: JournalWriter | None = None,
+        meter: Meter | None = None,
+        server: str = "local",
+        environment: str = "local",
+    ) -> None:
+        self.deployments = deployments
+        self.meter = meter
+        self.clock = clock
+        self._journal = journal
+        self._server = server
+        self._environment = environment
+        # Unique for ever by the process's own part; the rest is a counter, which costs a tenth of new random bytes
+        self._mark = secrets.token_hex(6)
+        self._numbers = count(1)
+
+    def deployment(self, model: str) -> Deployment:
+        """The model's deployment.
+
+        Raises:
+            UnknownError: No such model is served; the text offers the nearest.
+        """
+        live = self.deployments.live
+        found = live.get(model)
+        if found is None:
+            raise UnknownError(f"There is no model '{model}'{nearest(model, live)}", mend="GET /v2 lists the models")
+        return found
+
+    def answer(self, model: str, rows: Sequence[Mapping[str, Any]], **asked: Any) -> Answer:
+        """Answer JSON rows and wait for it.
+
+        Args:
+            model: Its name.
+            rows: One mapping per row: entity keys, features, or both.
+            **asked: Further fields of `Ask`.
+
+        Raises:
+            InputError: A row cannot be read.
+            UnknownError: There is no such model.
+        """
+        return self.run(model, Ask(rows=rows, **asked)).answer()
+
+    def run(self, model: str, ask: Ask) -> Answered:
+        """Answer and wait for it in this thread."""
+        steps = self.steps(self.deployment(model), ask)
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(call.wait())
+        except StopIteration as done:
+            return done.value
+
+    async def waited(self, steps: "Generator[Call, Outcome, Answered]", call: Call) -> Answered:
+        """Go on with steps whose first call may block, without blocking the event loop."""
+        try:
+            while True:
+                call = steps.send(await call.waited())
+        except StopIteration as done:
+            return done.value
+
+    def steps(self, deployment: Deployment, ask: Ask) -> "Generator[Call, Outcome, Answered]":
+        """The answer as a generator of the calls that may block."""
+        start = time.perf_counter()
+        now_us = micros(self.clock.now())
+        work = Work(deployment, ask, prediction_id=self.next_id(), start=start, now_us=now_us)
+        work.read()
+        for served, route_rows in work.groups:
+            yield from work.ask_model(served, route_rows)
+        if work.open_rows:
+            yield from work.fall_back()
+        if ask.with_fallback:
+            yield from work.ask_beside()
+        answered = work.answered
+        answered.latency_ms = (time.perf_counter() - start) * 1e3
+        if self._journal is not None:
+            self._journal.append(record(work, server=self._server, environment=self._environment), tier=deployment.tier)
+        if self.meter is not None:
+            _measure(self.meter, answered, ask)
+        return answered
+
+    def next_id(self) -> str:
+        """An id that no other prediction has."""
+        return f"{self._mark}{next(self._numbers):x}"
+
+
+def _measure(meter: Meter, answered: Answered, ask: Ask) -> None:
+    meter.answered(answered.model, ask.protocol, answered.latency_ms / 1e3)
+    if answered.count == 1:
+        meter.rows(answered.model, answered.versions[0], answered.sources[0], answered.reasons[0], ask.consumer, 1)
+        return
+    counts: dict[tuple[int | None, str, Reason], int] = {}
+    for origin in zip(answered.versions, answered.sources, answered.reasons, strict=True):
+        counts[origin] = counts.get(origin, 0) + 1
+    for (version, source, reason), rows in counts.items():
+        meter.rows(answered.model, version, source, reason, ask.consumer, rows)

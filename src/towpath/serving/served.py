@@ -1,0 +1,318 @@
+"""A version that is loaded: how its input is read, its output checked, and what the journal calls its rows."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import orjson
+
+from towpath.errors import InputError, nearest
+from towpath.models.columns import array_of, columns_from_rows, columns_from_tensor, is_number
+from towpath.serving.guard import Lane
+from towpath.types import duration
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from towpath.models.manifest import Field, Manifest, Signature
+
+__all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served", "entity_key"]
+
+Columns = Mapping[str, "NDArray[Any]"]
+"""One array per column, all of one length."""
+_ALWAYS = ("target_at", "horizon")
+_MATRIX_DIMENSIONS = 2
+_SLACK = 1e-6
+"""By which a share may leave [0, 1]: models compute in single precision."""
+
+
+class LoadedModel(Protocol):
+    """What serving asks of a model; `towpath.models.Model` is one."""
+
+    @property
+    def signature(self) -> "Signature":
+        """What goes in and what comes out."""
+        ...
+
+    @property
+    def inline(self) -> bool:
+        """Whether it is ours and quick enough to be called inside the event loop."""
+        ...
+
+    def predict(self, columns: Columns) -> "dict[str, NDArray[Any]]":
+        """Outputs by name, the first is the prediction."""
+        ...
+
+    def fallback(self, name: str, columns: Columns) -> "NDArray[Any]":
+        """What a function of ``model.py`` answers instead."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class OnlineRows(Protocol):
+    """What an online read gave; `towpath.features.OnlineRows` is one."""
+
+    @property
+    def columns(self) -> Columns:
+        """``view.feature`` → values."""
+        ...
+
+    @property
+    def missing(self) -> Sequence[tuple[str, ...]]:
+        """Per row the features without a value."""
+        ...
+
+    @property
+    def refused(self) -> "NDArray[np.bool_]":
+        """Rows that lack a feature which must not be missing."""
+        ...
+
+    @property
+    def event_us(self) -> "Mapping[str, NDArray[np.int64]]":
+        """View → when each row's values became true, microseconds since 1970; below zero where there are none."""
+        ...
+
+
+class Reader(Protocol):
+    """Looks features up; `towpath.features.OnlineReader` is one."""
+
+    def read(self, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> OnlineRows:
+        """Read the newest row of each view for each of `n` rows."""
+        ...
+
+
+class Prepared(NamedTuple):
+    """The input of one version, read and looked up."""
+
+    columns: Columns
+    missing: "Sequence[tuple[str, ...]] | None"
+    refused: "list[int]"
+    """Rows that lack a feature which must not be missing."""
+    online: "OnlineRows | None"
+
+
+class Served:
+    """One version in memory.
+
+    Args:
+        manifest: Of the version; of a bare file one that was made for it.
+        model: The loaded model.
+        reader: Looks its features up; none where it reads none.
+    """
+
+    def __init__(self, manifest: "Manifest", model: LoadedModel, *, reader: Reader | None = None) -> None:
+        self.manifest = manifest
+        self.model = model
+        self.reader = reader
+        self.signature = model.signature
+        self.version = manifest.version
+        self.inline = model.inline and manifest.serving.isolation != "process"
+        self.timeout_s = manifest.serving.timeout_ms / 1000
+        self.entity = manifest.entity
+        self.segments = manifest.segments
+        self.plain = not (self.entity or self.segments or manifest.unit or manifest.time or manifest.features)
+        """Whether a row is its features and nothing else."""
+        self.keys = _ordered([*self.entity, *(key for lock in manifest.features for key in lock.entity)])
+        self.extra = frozenset(
+            [*self.keys, *self.segments, *_ALWAYS, *[n for n in (manifest.time, manifest.unit) if n is not None]]
+        )
+        self.names = tuple(field.name for field in self.signature.inputs)
+        self.lane = Lane(manifest.model, queue_rows=manifest.serving.queue_rows)
+        self.fallback_lane = Lane(f"{manifest.model}-fallback", queue_rows=manifest.serving.queue_rows)
+        self.horizon_us = (
+            round(duration(manifest.output.horizon).total_seconds() * 1e6) if manifest.output.horizon else 0
+        )
+        self.bad_rows = _checker(manifest)
+        """Values of the prediction → the rows that are wrong."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether so many calls hang that the worker should be replaced."""
+        return self.lane.stuck or self.fallback_lane.stuck
+
+    def from_rows(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Prepared:
+        """Read JSON rows.
+
+        Raises:
+            InputError: Names the row and the field.
+        """
+        if self.reader is None:
+            return Prepared(columns_from_rows(self.signature, rows, extra=self.extra), None, [], None)
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise InputError("A row is no JSON object.", mend='send {"rows": [{"column": value}]}')
+        asked = {key: [row.get(key) for row in rows] for key in self.keys if any(key in row for row in rows)}
+        if not asked:
+            return Prepared(columns_from_rows(self.signature, rows, extra=self.extra), None, [], None)
+        for key, parts in asked.items():
+            _check_parts(key, parts)
+        online = self.reader.read(asked, len(rows), now_us)
+        columns = columns_from_rows(self.signature, rows, extra=self.extra, looked_up=online.columns)
+        missing = _still_missing(online.missing, rows)
+        refused = np.flatnonzero(online.refused).tolist() if online.refused.any() else []
+        refused = [row for row in refused if missing[row]]
+        return Prepared(columns, missing, refused, online)
+
+    def from_columns(self, given: Columns, n: int, now_us: int) -> Prepared:
+        """Read columns or tensors: one per input, or a single 2-D one for all columns of a tabular model.
+
+        Raises:
+            InputError: Names the input.
+        """
+        if len(given) == 1 and self.signature.container != "tensors":
+            ((name, only),) = given.items()
+            if (
+                only.ndim == _MATRIX_DIMENSIONS
+                and name not in self.extra
+                and (name not in self.names or only.shape[1] != 1)
+            ):
+                return Prepared(columns_from_tensor(self.signature, only), None, [], None)
+        if self.signature.container == "tensors" and len(given) == 1 and len(self.names) == 1:
+            given = {self.names[0]: next(iter(given.values()))}
+        for name in given:
+            if name not in self.names and name not in self.extra:
+                raise InputError(f"There is no input '{name}'{nearest(name, [*self.names, *self.extra])}.")
+        keys = {key: _flat(key, given[key], n).tolist() for key in self.keys if key in given}
+        online = self.reader.read(keys, n, now_us) if self.reader is not None and keys else None
+        looked = online.columns if online is not None else {}
+        columns: dict[str, NDArray[Any]] = {}
+        for field in self.signature.inputs:
+            if field.name in given:
+                columns[field.name] = self._fitted(field, given[field.name], n)
+            elif field.name in looked:
+                columns[field.name] = looked[field.name]
+            else:
+                raise InputError(f"Input '{field.name}' is missing{nearest(field.name, given)}.")
+        if online is None:
+            return Prepared(columns, None, [], None)
+        missing = [tuple(name for name in names if name not in given) for names in online.missing]
+        refused = [row for row in np.flatnonzero(online.refused).tolist() if missing[row]]
+        return Prepared(columns, missing, refused, online)
+
+    def features_of(self, columns: Columns, row: int) -> dict[str, Any]:
+        """The features of one row, as the journal keeps them."""
+        return {name: _plain(columns[name][row]) for name in self.names}
+
+    def _fitted(self, field: "Field", array: "NDArray[Any]", n: int) -> "NDArray[Any]":
+        if self.signature.container == "tensors":
+            return _tensor_fitted(field, array)
+        array = _flat(field.name, array, n)
+        if is_number(field):
+            if array.dtype.kind not in "fiub":
+                array = array_of(field, array.tolist())
+            return array.astype(np.float64, copy=False)
+        return array_of(field, [_plain(v) for v in array])
+
+
+def entity_key(parts: Sequence[Any]) -> str | None:
+    """Canonical text of an entity key: a compact JSON array; none where a part is null.
+
+    Example:
+        >>> entity_key([10002, "UK"])
+        '[10002,"UK"]'
+    """
+    if None in parts:
+        return None
+    return orjson.dumps(parts, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z).decode()
+
+
+def _checker(manifest: "Manifest") -> "Callable[[list[Any]], list[int]]":
+    """The promise of the output, as a function from values to the rows that break it."""
+    output = manifest.output
+    low = -float("inf") if output.low is None else output.low
+    high = float("inf") if output.high is None else output.high
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and isfinite(value) and low <= value <= high
+
+    def share(value: Any) -> bool:
+        return isinstance(value, int | float) and -_SLACK <= value <= 1 + _SLACK
+
+    def label(value: Any) -> bool:
+        return value is not None and (not output.classes or str(value) in output.classes)
+
+    def ranking(value: Any) -> bool:
+        if not isinstance(value, list):
+            return False
+        items = cast("list[Any]", value)
+        return (output.top is None or len(items) <= output.top) and None not in items and len(set(items)) == len(items)
+
+    def all_of(one: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        def several(value: Any) -> bool:
+            return all(several(v) for v in cast("list[Any]", value)) if isinstance(value, list) else one(value)
+
+        return several
+
+    def anything(value: Any) -> bool:
+        return value is not None and (not isinstance(value, float) or isfinite(value))
+
+    fits: dict[str, Callable[[Any], bool]] = {
+        "number": number,
+        "probability": all_of(share),
+        "class": label,
+        "quantiles": all_of(number),
+        "vector": all_of(number),
+        "ranking": ranking,
+        "text": lambda value: isinstance(value, str),
+    }
+    fit = fits.get(output.kind, all_of(anything))
+
+    def bad_rows(values: list[Any]) -> list[int]:
+        return [row for row, value in enumerate(values) if not fit(value)]
+
+    return bad_rows
+
+
+def _tensor_fitted(field: "Field", array: "NDArray[Any]") -> "NDArray[Any]":
+    from towpath.serving.oip import tensor
+
+    given = tensor(field.name, array).datatype
+    if given != field.type and not (given.startswith("FP") and field.type.startswith("FP")):
+        raise InputError(f"Input '{field.name}' is {given}; the model reads {field.type}.")
+    shape = field.shape
+    fits = len(shape) == array.ndim and all(w in {-1, g} for w, g in zip(shape[1:], array.shape[1:], strict=True))
+    if not fits:
+        raise InputError(f"Input '{field.name}' has the shape {list(array.shape)}; the model reads {list(shape)}.")
+    if given != field.type:
+        from towpath.serving.oip import DTYPES
+
+        return array.astype(DTYPES[field.type])
+    return array
+
+
+def _flat(name: str, array: "NDArray[Any]", n: int) -> "NDArray[Any]":
+    """A column of n rows, given as (n,) or (n, 1)."""
+    if array.ndim == _MATRIX_DIMENSIONS and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.shape != (n,):
+        raise InputError(f"Input '{name}' has the shape {list(array.shape)}; {n} rows need [{n}].")
+    return array
+
+
+def _check_parts(key: str, parts: Iterable[object]) -> None:
+    for row, part in enumerate(parts):
+        if isinstance(part, list | dict):
+            raise InputError(f"row {row}, '{key}': a key is text or a number, not a list or an object.")
+
+
+def _still_missing(missing: Sequence[tuple[str, ...]], rows: Sequence[Mapping[str, Any]]) -> Sequence[tuple[str, ...]]:
+    """What a row names itself is not missing."""
+    if not any(missing):
+        return missing
+    return [tuple(name for name in names if name not in row) for names, row in zip(missing, rows, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _ordered(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,313 @@
+"""One request on its way: read, routed, asked, checked, fallen back."""
+
+import logging
+import time
+from collections.abc import Generator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from towpath.errors import InputError, ModelError
+from towpath.serving.answered import NOTHING, OK, Answered, Ask
+from towpath.serving.deployment import Deployment
+from towpath.serving.guard import Call, Outcome
+from towpath.serving.served import Prepared, Served, entity_key
+from towpath.traffic import CHAMPION, Route
+from towpath.types import Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from towpath.project.declarations import FallbackDeclaration
+
+__all__ = ["Work", "number_or_none"]
+
+_log = logging.getLogger("towpath.serving")
+_INFINITY = float("inf")
+_MODEL_SHARE = 0.5
+"""Of the deadline that the model keeps at least, however large the budgets of its fallbacks are."""
+_UNSERVED_TIMEOUT_S = 0.2
+
+
+class Work:
+    """One request on its way."""
+
+    __slots__ = ("answered", "ask", "base", "deadline", "deployment", "groups", "keys", "model_deadline", "now_us", "open_rows", "prepared", "routes", "segments", "units")  # fmt: skip
+
+    def __init__(self, deployment: Deployment, ask: Ask, *, prediction_id: str, start: float, now_us: int) -> None:
+        rows_count = len(ask.rows) if ask.rows is not None else ask.rows_count
+        self.ask = ask
+        self.deployment = deployment
+        self.now_us = now_us
+        self.answered = Answered(deployment.model, ask.request_id or prediction_id, prediction_id, rows_count)
+        self.base = deployment.champion or next(iter(deployment.versions.values()), None)
+        """Whose signature the input is read by where no model may answer."""
+        self.groups: list[tuple[Served, list[int]]] = []
+        self.open_rows: list[int] = []
+        """Rows that still need a fallback."""
+        self.prepared: dict[int, Prepared] = {}
+        self.routes: Route | list[Route] = Route(None, CHAMPION, None, "down")
+        self.keys: list[str | None] | None = None
+        self.units: list[str | None] | None = None
+        self.segments: list[dict[str, str] | None] | None = None
+        timeout_s = self.base.timeout_s if self.base is not None else _UNSERVED_TIMEOUT_S
+        if ask.timeout_s is not None:
+            timeout_s = ask.timeout_s if ask.timeout_s == _INFINITY else min(timeout_s, ask.timeout_s)
+        kept_s = sum(link.budget_ms for link in deployment.chain if link.constant is None) / 1e3
+        self.deadline = start + timeout_s
+        self.model_deadline = start + max(timeout_s - kept_s, timeout_s * _MODEL_SHARE)
+
+    def read(self) -> None:
+        """Read the input, name keys, units and segments, and route each row."""
+        base, ask = self.base, self.ask
+        every = list(range(self.answered.count))
+        if not every:
+            raise InputError("There are no rows.", mend="send at least one")
+        if base is None:
+            self._nobody(every, "down")
+            return
+        self._prepare(base)
+        if not base.plain:
+            self._name_rows(base)
+        route = self._one_route()
+        if route is not None:
+            self.routes = route
+            self._send(route, every)
+            return
+        keys, units, segments = self.keys, self.units, self.segments
+        routes: list[Route] = []
+        by_route: dict[Route, list[int]] = {}
+        for row in every:
+            unit = units[row] if units is not None else None
+            if unit is None:
+                unit = keys[row] if keys is not None else None
+            one = self.deployment.policy.route(
+                unit or self.answered.row_id(row), ask.consumer, segments[row] if segments is not None else None
+            )
+            routes.append(one)
+            by_route.setdefault(one, []).append(row)
+        self.routes = routes
+        for one, rows in by_route.items():
+            self._send(one, rows)
+
+    def ask_model(self, served: Served, rows: list[int]) -> "Generator[Call, Outcome, None]":
+        """Call one version for its rows; those without a good answer stay open."""
+        prepared = self.prepared[served.version]
+        if prepared.refused:
+            refused = set(prepared.refused)
+            self._open([row for row in rows if row in refused], "features")
+            rows = [row for row in rows if row not in refused]
+            if not rows:
+                return
+        whole = len(rows) == self.answered.count
+        columns = prepared.columns if whole else {k: v[rows] for k, v in prepared.columns.items()}
+        if served.inline:
+            try:
+                outcome = Outcome(served.model.predict(columns), OK)
+            except Exception as error:  # noqa: BLE001 - the edge to a model: whatever it raises, the fallback answers
+                outcome = Outcome(None, "wrong", error)
+        else:
+            outcome = yield Call(served.lane, partial(served.model.predict, columns), len(rows), self.model_deadline)
+        if outcome.value is None:
+            self._open(rows, outcome.reason if outcome.reason != OK else "wrong", outcome.error)
+            return
+        self._take(served, rows, outcome.value, whole=whole)
+
+    def fall_back(self) -> "Generator[Call, Outcome, None]":
+        """Ask the chain, link by link, for the rows that are still open; the last link cannot fail."""
+        for link in self.deployment.chain:
+            rows = self.open_rows
+            if not rows:
+                return
+            self.open_rows = []
+            values, version = yield from self._link(link, rows)
+            served = self.base
+            bad: set[int] = set()
+            if values is None:
+                self.open_rows = rows
+                continue
+            if link.constant is None and served is not None:
+                bad = set(served.bad_rows(values))
+            for place, row in enumerate(rows):
+                if place in bad:
+                    self.open_rows.append(row)
+                    continue
+                self.answered.predictions[row] = values[place]
+                self.answered.sources[row] = f"fallback:{link.name}"
+                self.answered.versions[row] = version
+
+    def ask_beside(self) -> "Generator[Call, Outcome, None]":
+        """What the first fallback would have said to each row."""
+        chain = self.deployment.chain
+        if chain:
+            rows = list(range(self.answered.count))
+            values, _ = yield from self._link(chain[0], rows)
+            if values is not None:
+                self.answered.beside = [number_or_none(value) for value in values]
+
+    def _one_route(self) -> Route | None:
+        version = self.ask.version
+        if version is not None:
+            source = CHAMPION if version == self.deployment.policy.state.champion else "challenger"
+            return Route(version, source, None, "ok")
+        return self.deployment.policy.same_for_all
+
+    def _send(self, route: Route, rows: list[int]) -> None:
+        """Give rows to the version that shall answer them, or to the fallback."""
+        answered = self.answered
+        if route.arm is not None:
+            for row in rows:
+                answered.arms[row] = route.arm
+        if route.version is None:
+            self._open(rows, route.reason)
+            return
+        served = self.deployment.versions.get(route.version)
+        if served is None:
+            self._open(rows, "down")
+            return
+        for row in rows:
+            answered.sources[row] = route.source
+        if served.version not in self.prepared:
+            self._prepare(served)
+        self.groups.append((served, rows))
+
+    def _nobody(self, rows: list[int], reason: Reason) -> None:
+        same = self.deployment.policy.same_for_all
+        self._open(rows, same.reason if same is not None and same.reason != OK else reason)
+
+    def _prepare(self, served: Served) -> None:
+        ask = self.ask
+        now_us = self.now_us if ask.at_us is None else ask.at_us
+        if ask.rows is not None:
+            prepared = served.from_rows(ask.rows, now_us)
+        else:
+            prepared = served.from_columns(ask.columns or {}, ask.rows_count, now_us)
+        self.prepared[served.version] = prepared
+        if prepared.missing is not None and self.answered.missing is None and any(prepared.missing):
+            self.answered.missing = prepared.missing
+
+    def _name_rows(self, base: Served) -> None:
+        if base.entity:
+            self.keys = [entity_key(parts) for parts in zip(*map(self.values, base.entity), strict=True)]
+        unit = base.manifest.unit
+        if unit is not None:
+            self.units = [None if value is None else str(value) for value in self.values(unit)]
+        elif self.keys is not None:
+            self.units = self.keys
+        if base.segments:
+            given = [self.values(name) for name in base.segments]
+            self.segments = [
+                {n: str(v) for n, v in zip(base.segments, values, strict=True) if v is not None} or None
+                for values in zip(*given, strict=True)
+            ]
+
+    def values(self, name: str) -> list[Any]:
+        """One value per row, from the request itself, else from what was looked up."""
+        ask, base = self.ask, cast("Served", self.base)
+        if ask.rows is not None:
+            given = [row.get(name) for row in ask.rows]
+            if any(value is not None for value in given):
+                return given
+        elif ask.columns is not None and name in ask.columns:
+            return ask.columns[name].reshape(self.answered.count, -1)[:, 0].tolist()
+        looked = self.prepared[base.version].columns
+        return looked[name].tolist() if name in looked else [None] * self.answered.count
+
+    def _open(self, rows: list[int], reason: Reason, error: BaseException | None = None) -> None:
+        answered = self.answered
+        for row in rows:
+            answered.reasons[row] = reason
+            answered.sources[row] = NOTHING
+        self.open_rows.extend(rows)
+        if error is not None:
+            answered.problem = error
+            _log.warning(
+                "%s: %d rows fall back, %s: %s: %s", answered.model, len(rows), reason, type(error).__name__, error
+            )
+
+    def _take(self, served: Served, rows: list[int], outputs: "Mapping[str, NDArray[Any]]", *, whole: bool) -> None:
+        """Check what the model gave, row by row, and keep what is good."""
+        answered = self.answered
+        problem = _shape_problem(served, outputs, len(rows))
+        if problem is not None:
+            self._open(rows, "wrong", problem)
+            return
+        first, *others = outputs
+        values = outputs[first].tolist()
+        bad = served.bad_rows(values)
+        if not bad and whole:
+            answered.predictions = values
+            answered.versions = [served.version] * len(rows)
+            answered.outputs = dict(outputs)
+        else:
+            wrong = set(bad)
+            self._open([rows[place] for place in bad], "wrong")
+            for place, row in enumerate(rows):
+                if place not in wrong:
+                    answered.predictions[row] = values[place]
+                    answered.versions[row] = served.version
+        if others:
+            self._take_others(rows, {name: outputs[name] for name in others}, set(bad))
+
+    def _take_others(self, rows: list[int], others: "Mapping[str, NDArray[Any]]", wrong: set[int]) -> None:
+        answered = self.answered
+        extras: list[dict[str, Any] | None] = answered.extras or [None] * answered.count
+        answered.extras = extras
+        lists = {name: values.tolist() for name, values in others.items()}
+        for place, row in enumerate(rows):
+            if place not in wrong:
+                extras[row] = {name: values[place] for name, values in lists.items()}
+
+    def _link(
+        self, link: "FallbackDeclaration", rows: list[int]
+    ) -> "Generator[Call, Outcome, tuple[list[Any] | None, int | None]]":
+        if link.constant is not None:
+            return [link.constant] * len(rows), None
+        served = self._link_served(link)
+        if served is None:
+            return None, None
+        if served.version not in self.prepared:
+            self._prepare(served)
+        columns = {name: values[rows] for name, values in self.prepared[served.version].columns.items()}
+        deadline = min(self.deadline, time.perf_counter() + link.budget_ms / 1e3)
+        if self.deadline == _INFINITY:
+            deadline = _INFINITY
+        function = (
+            partial(served.model.predict, columns)
+            if link.function is None
+            else partial(served.model.fallback, link.function, columns)
+        )
+        outcome = yield Call(served.fallback_lane, function, len(rows), deadline)
+        if outcome.error is not None:
+            self.answered.problem = outcome.error
+            _log.warning("%s: fallback '%s' failed: %s", self.answered.model, link.name, outcome.error)
+        if outcome.value is None:
+            return None, None
+        value: Any = outcome.value
+        array: NDArray[Any] = np.asarray(value if link.function is not None else next(iter(value.values())))
+        if len(array) != len(rows):
+            return None, None
+        return array.tolist(), served.version if link.function is None else None
+
+    def _link_served(self, link: "FallbackDeclaration") -> Served | None:
+        if link.function is not None:
+            return self.base
+        version = self.deployment.policy.state.previous if link.version == "previous" else link.version
+        return None if version is None else self.deployment.versions.get(version)
+
+
+def _shape_problem(served: Served, outputs: "Mapping[str, NDArray[Any]]", rows: int) -> ModelError | None:
+    if not outputs:
+        return ModelError(f"'{served.manifest.model}' gave no output.")
+    for name, values in outputs.items():
+        if values.ndim == 0 or values.shape[0] != rows:
+            return ModelError(
+                f"Output '{name}' of '{served.manifest.model}' has the shape {list(values.shape)} for {rows} rows."
+            )
+    return None
+
+
+def number_or_none(value: Any) -> float | None:
+    """The number that a prediction is, where it is one."""
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,146 @@
+"""What the journal keeps of a request."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from towpath.journal.record import Record, Rows
+from towpath.serving.answered import Answered
+from towpath.serving.served import Served
+from towpath.serving.work import Work, number_or_none
+from towpath.traffic import point
+from towpath.types import micros, utc
+
+__all__ = ["record"]
+
+_KEPT_BYTES = 4_096
+"""A larger value is kept as digest and size."""
+_FEATURE_SAMPLE_SHARE = 1 / 16
+"""Of entity keys whose looked-up feature values are written down; all others by reference only."""
+
+
+def record(work: Work, *, server: str, environment: str) -> Record:
+    """The request as the journal keeps it."""
+    answered, ask, deployment, base = work.answered, work.ask, work.deployment, work.base
+    mode = base.manifest.journal if base is not None else "none"
+    prediction, label, output, item = _journalled(answered)
+    private = mode == "none"
+    return Record(
+        prediction_id=answered.prediction_id,
+        request_id=answered.request_id,
+        project=deployment.project,
+        team=deployment.team,
+        model=deployment.model,
+        environment=environment,
+        server=server,
+        consumer=ask.consumer,
+        predicted_at=work.now_us if ask.at_us is None else ask.at_us,
+        recorded_at=work.now_us,
+        latency_ms=answered.latency_ms,
+        run_id=ask.run_id,
+        protocol=ask.protocol,
+        rows=Rows(
+            source=answered.sources,
+            reason=answered.reasons,
+            version=answered.versions,
+            prediction=prediction,
+            label=label,
+            output=output,
+            item=item,
+            entity_key=None if private else work.keys,
+            unit_id=None if private else work.units,
+            segment=None if private else work.segments,
+            target_at=None if base is None else _targets(work, base),
+            horizon=None if base is None or not base.horizon_us else [base.manifest.output.horizon] * answered.count,
+            arm=answered.arms if any(answered.arms) else None,
+            features=_features(work, base) if mode == "full" and base is not None else None,
+            feature_ref=None if private or base is None else _references(work, base),
+            fallback_prediction=answered.beside,
+        ),
+    )
+
+
+def _targets(work: Work, base: Served) -> list[int | None]:
+    """When what is predicted is over: as the row says, else the moment of prediction plus the horizon."""
+    at = work.now_us if work.ask.at_us is None else work.ask.at_us
+    rows = work.answered.count
+    if base.plain:
+        return [at + base.horizon_us] * rows
+    named = work.values("target_at")
+    moments = work.values(base.manifest.time) if base.manifest.time is not None else [None] * rows
+    return [
+        _micros(target, at + base.horizon_us) if target is not None else _micros(moment, at) + base.horizon_us
+        for target, moment in zip(named, moments, strict=True)
+    ]
+
+
+def _features(work: Work, base: Served) -> list[dict[str, Any] | None] | None:
+    prepared = work.prepared.get(base.version)
+    if prepared is None:
+        return None
+    if work.ask.rows is not None and base.plain:
+        return [*work.ask.rows]
+    names = range(work.answered.count)
+    if prepared.online is None or work.keys is None:
+        return [_kept(base.features_of(prepared.columns, row)) for row in names]
+    return [
+        base.features_of(prepared.columns, row)
+        if point(work.keys[row] or "", base.manifest.model, "sample") < _FEATURE_SAMPLE_SHARE
+        else None
+        for row in names
+    ]
+
+
+def _references(work: Work, base: Served) -> list[str | None] | None:
+    """Which online rows were read: ``view@microseconds`` of each view's event time."""
+    prepared = work.prepared.get(base.version)
+    if prepared is None or prepared.online is None:
+        return None
+    events = {view: values.tolist() for view, values in prepared.online.event_us.items()}
+    return [" ".join(f"{view}@{values[row]}" for view, values in events.items()) for row in range(work.answered.count)]
+
+
+def _journalled(
+    answered: Answered,
+) -> tuple[list[float | None] | None, list[str | None] | None, list[Any] | None, list[list[str]] | None]:
+    """Predictions as the journal's columns: a number, a label, items in order, or JSON."""
+    values = answered.predictions
+    output: list[Any] | None = None
+    if answered.extras is not None:
+        output = [None if extra is None else _kept(extra) for extra in answered.extras]
+    if type(values[0]) is float and all(type(value) is float for value in values):
+        return values, None, output, None
+    if all(isinstance(value, list) and all(isinstance(i, str) for i in cast("list[Any]", value)) for value in values):
+        return None, None, output, values
+    prediction = [number_or_none(value) for value in values]
+    label = [value if isinstance(value, str) else None for value in values]
+    if any(isinstance(value, list | dict) for value in values):
+        kept: list[Any] = []
+        for row, value in enumerate(values):
+            more = None if output is None else output[row]
+            kept.append(_kept({"prediction": value, **more} if isinstance(more, dict) else {"prediction": value}))
+        output = kept
+    return prediction, label if any(label) else None, output, None
+
+
+def _kept(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The value, or its digest and size where it is larger than 4 KiB."""
+    if sum(len(v) if isinstance(v, str | list | bytes) else 1 for v in value.values()) * 2 < _KEPT_BYTES and not any(
+        isinstance(v, list) for v in value.values()
+    ):
+        return value
+    from hashlib import sha256
+
+    import msgspec
+
+    text = msgspec.json.encode(value)
+    if len(text) <= _KEPT_BYTES:
+        return value
+    return {"digest": f"sha256:{sha256(text).hexdigest()}", "size_bytes": len(text)}
+
+
+def _micros(value: Any, otherwise: int) -> int:
+    if value is None:
+        return otherwise
+    if isinstance(value, int):
+        return value
+    return micros(utc(value)) if isinstance(value, str) or hasattr(value, "tzinfo") else otherwise
