@@ -45,20 +45,25 @@ class FixedClock:
 
 
 class ScaledClock:
-    """Runs `speed` times as fast as the machine's own time; a pure function of it, so processes agree.
+    """Runs `speed` times as fast as the machine's own time; a pure function of it, so that all processes agree.
 
     Args:
         start: What the clock shows at `real_start`.
-        real_start: The machine's time at which it starts.
+        real_start: The machine's time at which it starts; before that it stands still.
         speed: Simulated seconds per real second, above 0.
+        until: From this simulated moment on it runs as fast as the machine's own time; never unless given.
     """
 
-    def __init__(self, start: datetime, real_start: datetime, speed: float) -> None:
+    def __init__(self, start: datetime, real_start: datetime, speed: float, until: datetime | None = None) -> None:
         self._start = utc(start)
         self._real_start = utc(real_start)
         self._speed = speed
+        self._until = None if until is None else utc(until)
 
     def now(self) -> datetime:
         """The simulated moment."""
-        passed: timedelta = datetime.fromtimestamp(time.time(), tz=UTC) - self._real_start
-        return self._start + passed * self._speed
+        passed = max(datetime.fromtimestamp(time.time(), tz=UTC) - self._real_start, timedelta())
+        shown = self._start + passed * self._speed
+        if self._until is None or shown <= self._until:
+            return shown
+        return self._until + (shown - self._until) / self._speed

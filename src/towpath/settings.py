@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
@@ -98,6 +99,19 @@ class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """HTTP; 0 takes a free one."""
 
 
+class ClockSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A simulated time, for demos and rehearsals on a store of their own; the machine's own time unless `start` is given."""
+
+    start: datetime | None = None
+    """What the clock shows at `real_start`."""
+    real_start: datetime | None = None
+    """The machine's time at which it starts."""
+    speed: Annotated[float, Meta(gt=0, le=10_000_000)] = 1.0
+    """Simulated seconds per real second."""
+    until: datetime | None = None
+    """From this simulated moment on it runs at the machine's own speed."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of ``towpath.toml``, with the environment's overrides applied."""
 
@@ -113,6 +127,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Messages to people."""
     console: ConsoleSettings = ConsoleSettings()
     """Pages."""
+    clock: ClockSettings = ClockSettings()
+    """Time, where it is simulated."""
     environment: str = "local"
     """Which ``[environments.<name>]`` table was laid over the rest; ``TOWPATH_ENV`` picks it."""
 

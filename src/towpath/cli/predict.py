@@ -1,0 +1,33 @@
+"""``tow predict``: the batch path."""
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from towpath.cli.options import as_of_option, json_option, model_argument, project_option
+from towpath.cli.show import as_json_asked, show, working
+
+
+@click.command("predict")
+@model_argument
+@as_of_option
+@click.option(
+    "--to",
+    "to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also write the answers here: .parquet, .csv or .jsonl.",
+)
+@project_option
+@json_option
+def command(model: tuple[str, int | None], as_of: datetime | None, to: Path | None, project: Path) -> None:
+    """Answer every row of the newest moment at --as-of: same code, fallback and journal as serving.
+
+    Run again it is a new run, and of several for one moment the latest finished one counts.
+    """
+    from towpath.platform import Platform
+
+    with Platform.open(project).at(as_of) as platform, working(f"predicting {model[0]}"):
+        predicted = platform.models[model[0]].predict(to=to)
+    show(predicted, title="" if as_json_asked() else f"run {predicted.run_id}")

@@ -1,0 +1,56 @@
+"""``tow runs``: what was trained, from what, with what result."""
+
+from pathlib import Path
+
+import click
+
+from towpath.cli.options import json_option, project_option
+from towpath.cli.show import as_json_asked, show
+
+
+@click.group("runs", invoke_without_command=True)
+@click.option("--model", default=None, help="Only this model's.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
+@project_option
+@json_option
+@click.pass_context
+def command(ctx: click.Context, model: str | None, limit: int, project: Path) -> None:
+    """List runs, newest first; or show one, or compare two."""
+    ctx.obj = project
+    if ctx.invoked_subcommand is not None:
+        return
+    from towpath.platform import Platform
+
+    with Platform.open(project) as platform:
+        found = platform.runs.list(model, limit=limit)
+    show(found if as_json_asked() else [_line(run) for run in found], empty="No runs yet: tow train MODEL")
+
+
+@command.command("show")
+@click.argument("run")
+@json_option
+@click.pass_obj
+def show_run(project: Path, run: str) -> None:
+    """Everything that is known of one RUN; an unambiguous beginning of its name will do."""
+    from towpath.platform import Platform
+
+    with Platform.open(project) as platform:
+        show(platform.runs.show(run))
+
+
+@command.command("compare")
+@click.argument("left")
+@click.argument("right")
+@json_option
+@click.pass_obj
+def compare(project: Path, left: str, right: str) -> None:
+    """In what two runs differ: parameters, metrics, data, packages."""
+    from towpath.platform import Platform
+
+    with Platform.open(project) as platform:
+        show(platform.runs.compare(left, right), empty="The two do not differ.")
+
+
+def _line(run: object) -> dict[str, object]:
+    names = ("run_id", "model", "kind", "status", "version", "duration_s", "peak_memory_mib", "metrics", "error")
+    return {name: getattr(run, name) for name in names}

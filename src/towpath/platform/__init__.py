@@ -1,0 +1,5 @@
+"""Where settings, stores and rooms meet; nothing else joins them."""
+
+from towpath.platform.opened import Platform
+
+__all__ = ["Platform"]

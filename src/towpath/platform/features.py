@@ -1,0 +1,230 @@
+"""Feature views of a project: training sets, the online table, reads, publishing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from towpath.errors import InputError, UnknownError, nearest
+from towpath.sql import Query
+from towpath.types import micros
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from towpath.features import Built, View
+    from towpath.models.manifest import FeatureLock
+    from towpath.platform.opened import Platform
+
+__all__ = ["Features", "ViewRow"]
+
+
+class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``tow features``."""
+
+    view: str
+    entity: tuple[str, ...]
+    features: tuple[str, ...]
+    ttl: str | None
+    known_at: bool
+    """Whether it declares when rows land."""
+    online_rows: int
+    used_by: tuple[str, ...]
+    published: bool
+
+
+class Features:
+    """What ``platform.features`` is; views are described by the engine when they are first asked for."""
+
+    def __init__(self, platform: "Platform") -> None:
+        self._platform = platform
+        self._described: dict[str, View] = {}
+
+    def __repr__(self) -> str:
+        return f"Features({', '.join(self._platform.project.views)})"
+
+    def list(self) -> "list[ViewRow]":
+        """One row for each view of the project, with the models that read it."""
+        project = self._platform.project
+        online = self._platform.online
+        rows: list[ViewRow] = []
+        for name in project.views:
+            view = self.view(name)
+            users = [
+                m
+                for m, model in project.models.items()
+                if any(f.split(".")[0] == name for f in model.declaration.features)
+            ]
+            rows.append(
+                ViewRow(
+                    view=name,
+                    entity=view.header.keys,
+                    features=tuple(view.features),
+                    ttl=view.header.ttl,
+                    known_at=view.header.created_time is not None,
+                    online_rows=online.count(view.table),
+                    used_by=tuple(users),
+                    published=view.header.publish,
+                )
+            )
+        return rows
+
+    def view(self, name: str) -> "View":
+        """One view by name; ``project/view`` reads one that another project of the fleet published.
+
+        Raises:
+            UnknownError: There is none, with the nearest name.
+        """
+        from towpath import features
+
+        if name in self._described:
+            return self._described[name]
+        if "/" in name:
+            self._described[name] = self._published(name)
+            return self._described[name]
+        project = self._platform.project
+        if name not in project.views:
+            raise UnknownError(
+                f"There is no view '{name}'{nearest(name, project.views)}", f"{self._platform.folder}/features"
+            )
+        described = features.describe(
+            project.views[name], self._platform.warehouse, project=self._platform.settings.project.name
+        )
+        self._described[name] = described
+        return described
+
+    def views_of(self, names: Sequence[str]) -> "dict[str, View]":
+        """The views that some features belong to: ``["prices.price", "sales.*"]`` → two views."""
+        return {view: self.view(view) for view in dict.fromkeys(name.rpartition(".")[0] for name in names)}
+
+    def training_set(
+        self,
+        spine: "Query | str | pa.Table",
+        features: Sequence[str],
+        *,
+        keys: Sequence[str],
+        time: str,
+        as_of: Literal["known", "event"] = "known",
+        parameters: Mapping[str, object] | None = None,
+    ) -> "pa.Table":
+        """What was known at each moment of the spine.
+
+        Args:
+            spine: Keys and time, as SQL, a parsed query or an Arrow table; further columns are kept.
+            features: ``view.feature`` or ``view.*``.
+            keys: Key columns of the spine, in order.
+            time: The column with the moment of prediction.
+            as_of: ``known`` also asks that a row had landed; ``event`` trusts the event time alone.
+            parameters: ``:name`` parameters of the spine's SQL.
+
+        Returns:
+            One row for each spine row, in its order; then columns ``view.feature``.
+
+        Raises:
+            UnknownError: A view or feature does not exist.
+            ProjectError: The SQL does not parse or run.
+        """
+        from towpath import features as room
+
+        query = Query.parse(spine, "spine") if isinstance(spine, str) else spine
+        return room.training_set(
+            self._platform.warehouse,
+            query,
+            keys=tuple(keys),
+            time=time,
+            features=list(features),
+            views=self.views_of(features),
+            as_of=as_of,
+            parameters=dict(parameters or {}),
+        )
+
+    def locks(self, names: Sequence[str]) -> "tuple[FeatureLock, ...]":
+        """The views as they stand, for a version that is being trained on them."""
+        from towpath import features
+
+        return features.lock(self.views_of(names), list(names))
+
+    def build(
+        self,
+        view: str | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        progress: "Callable[[str, int], None] | None" = None,
+    ) -> "dict[str, Built]":
+        """Bring the online table up to what is known now; run it again after a crash and it is right.
+
+        Args:
+            view: One view; all unless given.
+            since: Start of the event times that are read.
+            until: What is known by then; the clock's present moment unless given.
+            progress: Called with the view's name and the rows written so far.
+        """
+        from towpath import features
+
+        names = [view] if view else list(self._platform.project.views)
+        built: dict[str, Built] = {}
+        for name in names:
+            described = self.view(name)
+            built[name] = features.build(
+                described,
+                self._platform.warehouse,
+                self._platform.online,
+                as_of=until or self._platform.now(),
+                since=since,
+                clock=self._platform.clock,
+                progress=(lambda rows, name=name: progress(name, rows)) if progress else None,
+            )
+            if described.header.publish:
+                self._publish(described)
+        return built
+
+    def get(self, view: str, key: Sequence[object]) -> dict[str, object]:
+        """One online row: its values, event time and age, and why a value is missing.
+
+        Raises:
+            InputError: The key has another number of parts than the view's entity.
+        """
+        described = self.view(view)
+        if len(key) != len(described.header.keys):
+            raise InputError(
+                f"'{view}' is keyed by {', '.join(described.header.keys)}; {len(key)} part(s) were given.",
+                mend="--key once for each column, in that order",
+            )
+        read = self.read([f"{view}.*"], {name: [part] for name, part in zip(described.header.keys, key, strict=True)})
+        return {name: (None if value[0] is None or value[0] != value[0] else value[0]) for name, value in read.items()}  # noqa: PLR0124 - NaN
+
+    def read(self, features: Sequence[str], keys: Mapping[str, Sequence[object]]) -> "dict[str, np.ndarray]":
+        """Online values for many keys at once; columns in, columns out.
+
+        Args:
+            features: ``view.feature`` or ``view.*``.
+            keys: Key column → one value a row.
+        """
+        from towpath.features import OnlineReader
+
+        reader = OnlineReader(self._platform.online, self.locks(features))
+        count = len(next(iter(keys.values())))
+        return dict(reader.read(keys, count, micros(self._platform.now())).columns)
+
+    def _publish(self, view: "View") -> None:
+        from towpath.registry import claims
+
+        settings = self._platform.settings.project
+        claims.publish_view(
+            self._platform.objects,
+            lock=self.locks([f"{view.name}.*"])[0],
+            team=settings.team,
+            by=self._platform.who,
+            at=self._platform.now(),
+        )
+
+    def _published(self, name: str) -> "View":
+        from towpath import features
+        from towpath.registry import claims
+
+        project, _, view = name.partition("/")
+        published = claims.published_view(self._platform.objects, project, view)
+        return features.view_of_lock(published.lock)

@@ -1,0 +1,211 @@
+"""The platform: settings, stores and rooms, joined; each store is opened when it is first asked for."""
+
+import getpass
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from towpath import settings as configuration
+from towpath.clock import Clock, FixedClock, ScaledClock, SystemClock
+from towpath.settings import ClockSettings, Settings, masked
+from towpath.types import utc
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from towpath.platform.features import Features
+    from towpath.platform.lifecycle import Models
+    from towpath.platform.watch import Watch
+    from towpath.project import Project
+    from towpath.registry.signing import Signer, Trusted
+    from towpath.stores.catalog import Catalog
+    from towpath.stores.objects import Objects
+    from towpath.stores.online import OnlineStore
+    from towpath.training.runs import Runs
+    from towpath.warehouse import Engine, Warehouse
+
+__all__ = ["Platform"]
+
+
+class Platform:
+    """One project on one fleet. Made by `towpath.open`; the command line and notebooks use the same object.
+
+    Args:
+        folder: The project folder.
+        settings: What `towpath.settings.load` gave.
+        clock: Where the time comes from.
+        variables: The process environment.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.settings = settings
+        self.clock: Clock = clock or _clock(settings.clock)
+        self.variables = os.environ if variables is None else variables
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, clock: Clock | None = None, variables: Mapping[str, str] | None = None
+    ) -> "Platform":
+        """Read the settings of the project in `folder`.
+
+        Raises:
+            ProjectError: There is no project, or its settings are wrong.
+        """
+        return cls(folder, configuration.load(folder, variables), clock=clock, variables=variables)
+
+    def __repr__(self) -> str:
+        project = self.settings.project
+        return f"Platform({project.name!r} of {project.team!r} at '{self.folder}', {self.settings.environment}, {masked(self.settings.stores.objects)})"
+
+    def at(self, as_of: datetime | str | None) -> "Platform":
+        """The same platform at another moment; None is the present one."""
+        if as_of is None:
+            return self
+        moved = Platform(self.folder, self.settings, clock=FixedClock(utc(as_of)), variables=self.variables)
+        for name in ("project", "objects", "online", "catalog", "warehouse", "trusted", "signer"):
+            if name in self.__dict__:
+                moved.__dict__[name] = self.__dict__[name]
+        return moved
+
+    def now(self) -> datetime:
+        """The present moment of this platform's clock."""
+        return self.clock.now()
+
+    @property
+    def who(self) -> str:
+        """Who acts, for the record."""
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):
+            return "unknown"
+
+    @cached_property
+    def project(self) -> "Project":
+        """The folder's files as frozen values."""
+        from towpath import project
+
+        return project.read(self.folder, self.variables)
+
+    @cached_property
+    def objects(self) -> "Objects":
+        """Versions, logs, published views, the journal."""
+        from towpath.stores.objects import Objects
+
+        return Objects(configuration.secret(self.settings.stores.objects, self.folder, self.variables), self.folder)
+
+    @cached_property
+    def online(self) -> "OnlineStore":
+        """The newest feature row for each key."""
+        from towpath.stores.online import open_online
+
+        return open_online(configuration.secret(self.settings.stores.online, self.folder, self.variables), self.folder)
+
+    @cached_property
+    def catalog(self) -> "Catalog":
+        """Runs, checks and incidents: what people look at."""
+        from towpath.stores.catalog import Catalog
+
+        return Catalog(configuration.secret(self.settings.stores.catalog, self.folder, self.variables), self.folder)
+
+    @cached_property
+    def warehouse(self) -> "Warehouse":
+        """The tables that feature and training SQL reads."""
+        from towpath.warehouse import open_warehouse
+
+        return open_warehouse(self.settings.warehouse, self.folder, self.variables)
+
+    @cached_property
+    def trusted(self) -> "Trusted":
+        """Whose signatures count."""
+        from towpath.registry.signing import Trusted
+
+        return Trusted(self.keys)
+
+    @cached_property
+    def signer(self) -> "Signer":
+        """The signing key of this machine; made at first use, because a clone has none."""
+        from towpath.registry.signing import Signer, make_keys
+
+        make_keys(self.keys)
+        return Signer(self.keys)
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the signing key and of the trusted public keys."""
+        return self.folder / self.settings.stores.keys
+
+    @cached_property
+    def features(self) -> "Features":
+        """Views: training sets, the online table, reads."""
+        from towpath.platform.features import Features
+
+        return Features(self)
+
+    @cached_property
+    def models(self) -> "Models":
+        """The project's models by name: train, gate, promote, predict."""
+        from towpath.platform.lifecycle import Models
+
+        return Models(self)
+
+    @cached_property
+    def watch(self) -> "Watch":
+        """What happened: SQL over the journal, monitors, incidents, the fleet."""
+        from towpath.platform.watch import Watch
+
+        return Watch(self)
+
+    @property
+    def runs(self) -> "Runs":
+        """Training and batch runs in the catalog."""
+        from towpath.training.runs import Runs
+
+        return Runs(self.catalog, self.settings.project.name, self.folder / ".towpath" / "runs", self.clock)
+
+    def engine(self) -> "Engine":
+        """A new DuckDB engine for journal SQL, with the memory and threads of ``[warehouse]``."""
+        from towpath.warehouse import Engine
+
+        return Engine(self.settings.warehouse.memory_mib, self.settings.warehouse.threads)
+
+    def sql(self, text: str, *, since: datetime | None = None, until: datetime | None = None) -> "pa.Table":
+        """Ask the journal: views ``predictions``, ``outcomes``, ``matured``, ``previous``, ``runs``.
+
+        Args:
+            text: One SELECT; ``:as_of``, ``:since`` and ``:until`` are bound.
+            since: First day that is read; thirty days back unless given.
+            until: End of what is read, exclusive; the clock's present moment unless given.
+
+        Returns:
+            An Arrow table; times are UTC.
+        """
+        return self.watch.sql(text, since=since, until=until)
+
+    def close(self) -> None:
+        """Let go of the stores that were opened."""
+        for name in ("online", "catalog", "warehouse"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _clock(simulated: ClockSettings) -> Clock:
+    if simulated.start is None or simulated.real_start is None:
+        return SystemClock()
+    return ScaledClock(simulated.start, simulated.real_start, simulated.speed, simulated.until)
