@@ -1,0 +1,55 @@
+"""Units that an item sells in the next 7 days: a quantile of them by trees, and the recent weekly mean where they cannot answer."""
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+
+
+def inputs(rows: pd.DataFrame) -> pd.DataFrame:
+    """The features, and the ratios to the recent mean that let items of all sizes share what is learnt."""
+    sales = rows.filter(like="sales_windows.").rename(columns=lambda name: name.split(".")[1])
+    weekly = sales["units_28d"] / 4
+    ratios = {
+        "last_7d_to_mean": sales["units_7d"] / weekly,
+        "last_14d_to_mean": sales["units_14d"] / 2 / weekly,
+        "last_56d_to_mean": sales["units_56d"] / 8 / weekly,
+        "last_84d_to_mean": sales["units_84d"] / 12 / weekly,
+        "largest_order_share": sales["largest_order_28d"] / sales["units_28d"],
+        "units_a_buyer": sales["units_28d"] / sales["buyers_28d"],
+    }
+    return rows.assign(**ratios)
+
+
+def train(data) -> lgb.Booster:
+    """Fit the 0.6 quantile.
+
+    WAPE alone is least at the median, and the median of lumpy demand lies far below its mean: it would leave the shelves a
+    third short. The 0.6 quantile has nearly the median's WAPE at less than two thirds of its bias (README.md has the numbers).
+    Labels of neighbouring days overlap by six days of seven, so every third row teaches as much as all of them.
+    """
+    features, label = data.pandas.features, data.pandas.label
+    every = int(data.parameters["every"])
+    settings = {
+        "objective": "quantile",
+        "alpha": data.parameters["quantile"],
+        "learning_rate": data.parameters["learning_rate"],
+        "num_leaves": data.parameters["num_leaves"],
+        "min_data_in_leaf": 100,
+        "seed": data.seed,
+        "deterministic": True,
+        "force_col_wise": True,
+        "num_threads": 1,  # two threads that share their cores with others took forty times as long
+        "verbose": -1,
+    }
+    rows = lgb.Dataset(inputs(features.iloc[::every]), label.iloc[::every])
+    return lgb.train(settings, rows, num_boost_round=int(data.parameters["trees"]))
+
+
+def predict(model: lgb.Booster, rows: pd.DataFrame) -> np.ndarray:
+    """Units in the next 7 days, never below 0."""
+    return np.maximum(model.predict(inputs(rows)), 0.0)
+
+
+def recent_mean(rows: pd.DataFrame) -> np.ndarray:
+    """What a person would say: a quarter of the last four weeks; no answer for an item without a past."""
+    return rows["sales_windows.units_28d"].to_numpy(dtype=float) / 4
