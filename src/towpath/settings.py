@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -17,6 +17,7 @@ from towpath.types import Name
 __all__ = ["ServingSettings", "Settings", "StoreSettings", "WarehouseSettings", "load", "masked", "secret"]
 
 _PREFIX = "TOWPATH__"
+Table = Mapping[str, object]
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -146,7 +147,7 @@ def load(folder: Path, variables: Mapping[str, str] | None = None) -> Settings:
     variables = os.environ if variables is None else variables
     path = folder / "towpath.toml"
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        raw = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ProjectError(
             f"There is no project in '{folder}'.", str(path), "tow init, or cd into a project folder"
@@ -154,6 +155,10 @@ def load(folder: Path, variables: Mapping[str, str] | None = None) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProjectError(
             "'towpath.toml' is no TOML.", str(path), "mend the line", [f"towpath.toml: {error}"]
+        ) from error
+    except OSError as error:
+        raise ProjectError(
+            f"'towpath.toml' cannot be read: {error.strerror}.", str(path), "check the path and its rights"
         ) from error
     environments = raw.pop("environments", {})
     chosen = variables.get("TOWPATH_ENV", "local")
@@ -227,7 +232,10 @@ def _from_variables(variables: Mapping[str, str]) -> dict[str, object]:
             problems.append(f"{name}: unknown key '{key}'{nearest(key, keys)}")
             continue
         text = variables[name]
-        found.setdefault(section, {})[key] = msgspec.json.decode(text) if text[:1] in "[{" else text
+        try:
+            found.setdefault(section, {})[key] = msgspec.json.decode(text) if text[:1] in ("[", "{") else text
+        except msgspec.DecodeError as error:
+            problems.append(f"{name}: a list or a table is written as JSON: {error}")
     if problems:
         raise ProjectError(
             "The environment holds unknown settings.", problems[0].split(":")[0], "unset or rename them", problems
@@ -239,5 +247,6 @@ def _laid_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = _laid_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _laid_over(cast("Table", old), cast("Table", value)) if both else value
     return merged

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from towpath.errors import ProjectError
 from towpath.project.check import problems, shallow_problems
 from towpath.project.folder import MetricFile, ModelFolder, MonitorFile, Project, Reading, SpineFile, ViewFile
 from towpath.project.problem import Problem
+from towpath.project.start import Answers, init
 
 __all__ = [
+    "Answers",
     "MetricFile",
     "ModelFolder",
     "MonitorFile",
@@ -16,8 +19,10 @@ __all__ = [
     "Project",
     "SpineFile",
     "ViewFile",
+    "init",
     "problems",
     "read",
+    "schema",
 ]
 
 
@@ -43,3 +48,10 @@ def read(folder: Path | str, variables: Mapping[str, str] | None = None) -> Proj
         raise ProjectError(f"There is no project in '{folder}'.", str(folder), "tow init, or cd into a project folder")
     count = f"{len(found)} problems" if len(found) > 1 else "1 problem"
     raise ProjectError(f"{count} in '{folder.name}'.", str(folder), "tow check", [str(problem) for problem in found])
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``model.toml``, for editors that complete and check TOML."""
+    from towpath.project import reference
+
+    return reference.schema()

@@ -95,9 +95,8 @@ class Declared:
             return True, {
                 name: self._value(get_args(inner)[1], item, (*place, name))[1] for name, item in table.items()
             }
-        if get_origin(inner) is tuple and isinstance(raw, list) and raw:
+        if get_origin(inner) is tuple and (items := _list(raw)):
             # Each item is looked at alone, so that the second wrong one is named too; a wrong one leaves None in its place.
-            items = cast("list[object]", raw)
             found = [self._leaf(get_args(inner)[0], item, (*place, i))[1] for i, item in enumerate(items)]
             if len(self.problems) > before:
                 return True, tuple(found)
@@ -124,6 +123,10 @@ class Declared:
             self.note(place, f"{_path(place)}: {error.what.rstrip('.')}", error.mend)
             return False, None
         return True, value
+
+
+def _list(raw: object) -> list[object]:
+    return cast("list[object]", raw) if isinstance(raw, list) else []
 
 
 def _said(message: str, kind: Any, raw: object, place: Place) -> tuple[str, str]:
