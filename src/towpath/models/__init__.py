@@ -1,1 +1,33 @@
-"""models."""
+"""Models: told from their bytes, loaded without running what was not trusted, called with columns."""
+
+from towpath.models.code import pack_code, project_module, unpack_code
+from towpath.models.columns import Columns, Matrix, columns_from_rows, columns_from_tensor, rows_in
+from towpath.models.containers import columns_of, container, fields_of
+from towpath.models.formats import Found, sniff
+from towpath.models.loading import load_file, load_version
+from towpath.models.model import Model, Outputs, kind_of, output_fields
+from towpath.models.saving import save, signature_of
+
+__all__ = [
+    "Columns",
+    "Found",
+    "Matrix",
+    "Model",
+    "Outputs",
+    "columns_from_rows",
+    "columns_from_tensor",
+    "columns_of",
+    "container",
+    "fields_of",
+    "kind_of",
+    "load_file",
+    "load_version",
+    "output_fields",
+    "pack_code",
+    "project_module",
+    "rows_in",
+    "save",
+    "signature_of",
+    "sniff",
+    "unpack_code",
+]

@@ -1,0 +1,121 @@
+"""Loading a model: a bare file by what its bytes say, a version by its manifest."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from towpath.errors import FormatError, RefusedError
+from towpath.models import pickles
+from towpath.models.code import project_module
+from towpath.models.engines import catboost, lightgbm, onnx, sklearn, xgboost
+from towpath.models.engines.extra import check_version
+from towpath.models.engines.project import Objects, WithFunctions
+from towpath.models.formats import sniff
+from towpath.models.manifest import Manifest
+from towpath.models.model import Model
+
+__all__ = ["load_file", "load_version"]
+
+_NATIVE: dict[str, Any] = {
+    "lightgbm": lightgbm.LightGbm,
+    "xgboost": xgboost.XgBoost,
+    "catboost": catboost.CatBoost,
+    "onnx": onnx.Onnx,
+}
+
+
+def load_file(path: Path, *, name: str, trust_pickle: bool = False) -> Model:
+    """Load a bare model file; its signature is read from the model.
+
+    Args:
+        path: The file.
+        name: What the model is called in errors.
+        trust_pickle: Whether the user said ``--trust-pickle``.
+
+    Raises:
+        FormatError: Of no known format, damaged, or hostile; nothing of it was run.
+        RefusedError: A pickle without `trust_pickle`, or another major version of its framework wrote it.
+        ExtraError: Its framework is not installed; names the install line.
+    """
+    found = sniff(path)
+    if found.format in _NATIVE:
+        model: Model = _NATIVE[found.format](path, name=name)
+        return model
+    if found.format == "skops":
+        trained = sklearn.load_skops(path, name)
+        signature, kind = sklearn.describe(trained)
+        return Objects(name, sklearn.settle(trained), signature, kind, written=("skops", "sklearn"))
+    pickles.refuse_hostile(str(path), pickles.imports_of(path) or ())
+    if not trust_pickle:
+        raise RefusedError(
+            f"'{path}' is a {found.detail if found.format == 'joblib' else 'pickle'} ({found.detail}), and loading one runs its code.",
+            where=str(path),
+            mend="tow serve FILE --trust-pickle, if you made it yourself; better: ONNX, skops, or the framework's own format",
+        )
+    trained = pickles.load_trusted(path, found.format)
+    if sklearn.is_estimator(trained):
+        check_version(name, "sklearn", sklearn.written_by(trained))
+    signature, kind = sklearn.describe(trained)
+    framework = type(trained).__module__.split(".")[0]
+    return Objects(name, sklearn.settle(trained), signature, kind, written=(found.format, framework))
+
+
+def load_version(manifest: Manifest, folder: Path) -> Model:
+    """Load a version.
+
+    Args:
+        manifest: Whose signature was verified.
+        folder: Holds the version's files; their digests were verified.
+
+    Raises:
+        FormatError: A file is not what the manifest says, or a pickle wants more than its list.
+        RefusedError: Another major version of the framework wrote it.
+        ModelError: The project's code failed while it was imported.
+        ExtraError: Its framework is not installed.
+    """
+    name = f"{manifest.model}@{manifest.version}"
+    artefact = manifest.artefact
+    path = folder / artefact.file.path
+    check_version(name, artefact.framework, artefact.framework_version)
+    module = _module(manifest, folder)
+    if artefact.format != "pickle":
+        found = sniff(path)
+        if found.format != artefact.format:
+            raise FormatError(
+                f"{name} should be {artefact.format} and is {found.format} ({found.detail}).",
+                where=str(path),
+                mend="publish the version again",
+            )
+    kind = manifest.output.kind
+    if artefact.format in _NATIVE and not hasattr(module, "predict"):
+        native: Model = _NATIVE[artefact.format](path, name=name, signature=manifest.signature, kind=kind)
+        return native if module is None else WithFunctions(name, native, module, manifest.signature)
+    trained = sklearn.settle(_object(manifest, path, name))
+    written = (artefact.format, artefact.framework)
+    return Objects(name, trained, manifest.signature, kind, written=written, module=module)
+
+
+def _module(manifest: Manifest, folder: Path) -> ModuleType | None:
+    if not any(file.path == "code.zip" for file in manifest.files):
+        return None
+    return project_module((folder / "code.zip").read_bytes(), manifest.model)
+
+
+def _object(manifest: Manifest, path: Path, name: str) -> Any:
+    """What ``train`` returned, for code that is called with it."""
+    artefact = manifest.artefact
+    match artefact.format:
+        case "pickle":
+            return pickles.load_allowed(path.read_bytes(), artefact.allow, name)
+        case "skops":
+            return sklearn.load_skops(path, name, artefact.framework_version)
+        case "lightgbm":
+            return lightgbm.open_booster(path, name)
+        case "xgboost":
+            return xgboost.open_booster(path, name)
+        case "catboost":
+            return catboost.open_model(path, name)
+        case "onnx":
+            return onnx.open_session(path, name)
+        case other:
+            raise FormatError(f"{name} is of the unknown format '{other}'.", mend="a newer towpath")

@@ -1,0 +1,149 @@
+"""Keeping what ``train`` returned: the framework's own data-only format where it has one, else skops, else a pickle with its exact list."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from towpath.errors import RefusedError
+from towpath.models import pickles
+from towpath.models.engines import sklearn
+from towpath.models.engines.extra import installed_version
+from towpath.models.manifest import Artefact, Field, Signature, StoredFile
+from towpath.models.model import output_fields
+from towpath.types import Container, OutputKind
+
+__all__ = ["save", "signature_of"]
+
+_Saved = tuple[str, str, str]
+"""File name, format, import name of the framework."""
+
+
+def save(
+    trained: object,
+    folder: Path,
+    format: Literal["auto", "pickle", "skops"] = "auto",  # noqa: A002 - model.toml names it so
+    *,
+    own_predict: bool = False,
+) -> Artefact:
+    """Write a trained object into a folder.
+
+    Args:
+        trained: What ``train`` returned.
+        folder: Where the file goes; it is made.
+        format: ``auto`` takes the framework's own data-only format where it has one.
+        own_predict: Whether ``model.py`` has a ``predict(model, rows)``: it gets a Booster back where ``train`` returned one, and a
+            scikit-learn wrapper where it returned that, so that wrappers are kept whole.
+
+    Returns:
+        What the manifest says of the file.
+
+    Raises:
+        RefusedError: It cannot be kept in that format.
+        ExtraError: skops is not installed and was asked for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if trained is None:
+        raise RefusedError("train() returned nothing.", where="model.py, train", mend="return the trained model")
+    saved = _data_only(trained, folder, own_predict=own_predict) if format == "auto" else None
+    allow: tuple[str, ...] = ()
+    if saved is None and format != "pickle" and (format == "skops" or sklearn.is_estimator(trained)):
+        whole = (
+            sklearn.save_skops(trained, folder / "model.skops")
+            if installed_version("skops") or format == "skops"
+            else False
+        )
+        if not whole and format == "skops":
+            raise RefusedError(
+                f"what train() returned ({type(trained).__name__}) holds types that are not on our skops list.",
+                where="model.toml, train.format",
+                mend='format = "auto"',
+            )
+        saved = ("model.skops", "skops", "sklearn") if whole else None
+    if saved is None:
+        data, allow = pickles.dump(trained)
+        (folder / "model.pkl").write_bytes(data)
+        saved = ("model.pkl", "pickle", type(trained).__module__.split(".")[0])
+    name, kind, module = saved
+    data = (folder / name).read_bytes()
+    file = StoredFile(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
+    return Artefact(file=file, format=kind, framework=module, framework_version=installed_version(module), allow=allow)
+
+
+def signature_of(
+    inputs: tuple[Field, ...],
+    container: Container,
+    kind: OutputKind,
+    trained: object,
+    predictions: "dict[str, NDArray[Any]] | NDArray[Any] | None" = None,
+) -> Signature:
+    """The signature of a trained model.
+
+    Args:
+        inputs: What it was trained on, from `fields_of`.
+        container: What ``train`` read.
+        kind: What ``model.toml`` says that a prediction is.
+        trained: What ``train`` returned; a classifier says its labels.
+        predictions: What ``predict`` gave for a few rows, where it was tried: names, types and widths of the outputs.
+
+    Example:
+        >>> signature_of((Field(name="a", type="double"),), "numpy", "number", object()).outputs[0].name
+        'prediction'
+    """
+    if isinstance(predictions, dict):
+        outputs = tuple(_output(name, np.asarray(values)) for name, values in predictions.items())
+        return Signature(container=container, inputs=inputs, outputs=outputs)
+    if predictions is not None:
+        values = np.asarray(predictions)
+        return Signature(container=container, inputs=inputs, outputs=(_output("prediction", values),))
+    labels = getattr(trained, "classes_", None)
+    levels = None if labels is None else tuple(str(label) for label in np.asarray(labels).tolist())
+    return Signature(container=container, inputs=inputs, outputs=output_fields(kind, levels))
+
+
+def _output(name: str, values: NDArray[Any]) -> Field:
+    kind = {"f": "double", "i": "int64", "u": "int64", "b": "bool"}.get(values.dtype.kind, "string")
+    return Field(name=name, type=kind, shape=(-1, *values.shape[1:]), nullable=False)
+
+
+def _data_only(trained: Any, folder: Path, *, own_predict: bool) -> _Saved | None:
+    """Write a framework's own format; told by class name, so that no framework is imported for the asking."""
+    for kind in type(trained).__mro__:
+        write = _WRITERS.get((kind.__module__.split(".")[0], kind.__name__))
+        if write is not None and not (own_predict and sklearn.is_estimator(trained)):
+            return write(trained, folder)
+    return None
+
+
+def _lightgbm(booster: Any, folder: Path) -> _Saved:
+    best = booster.best_iteration
+    booster.save_model(str(folder / "model.txt"), num_iteration=best if best and best > 0 else None)
+    return ("model.txt", "lightgbm", "lightgbm")
+
+
+def _xgboost(booster: Any, folder: Path) -> _Saved:
+    booster.save_model(str(folder / "model.ubj"))
+    return ("model.ubj", "xgboost", "xgboost")
+
+
+def _catboost(model: Any, folder: Path) -> _Saved:
+    model.save_model(str(folder / "model.cbm"))
+    return ("model.cbm", "catboost", "catboost")
+
+
+def _onnx(model: Any, folder: Path) -> _Saved:
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return ("model.onnx", "onnx", "onnxruntime")
+
+
+_WRITERS: dict[tuple[str, str], Callable[[Any, Path], _Saved]] = {
+    ("lightgbm", "Booster"): _lightgbm,
+    ("lightgbm", "LGBMModel"): lambda model, folder: _lightgbm(model.booster_, folder),
+    ("xgboost", "Booster"): _xgboost,
+    ("xgboost", "XGBModel"): lambda model, folder: _xgboost(model.get_booster(), folder),
+    ("catboost", "CatBoost"): _catboost,
+    ("onnx", "ModelProto"): _onnx,
+}
