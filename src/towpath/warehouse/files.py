@@ -4,13 +4,15 @@ import glob
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from towpath.errors import ProjectError, nearest
 from towpath.settings import WarehouseSettings
-from towpath.sql import Query
+from towpath.sql import Query, quoted
 from towpath.warehouse.engine import Engine
+from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -42,6 +44,21 @@ class Warehouse(Protocol):
         self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS
     ) -> "AbstractContextManager[pa.RecordBatchReader]":
         """Rows in batches as they come; memory does not grow with them."""
+        ...
+
+    def point_in_time(
+        self, facts: Facts, spine: "pa.Table", as_of: AsOf, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> "pa.Table":
+        """What a view said at each moment of a spine, by the eight rules: one row per spine row, in its order.
+
+        The spine has ``rn`` (0 to n-1), ``t`` (microseconds since 1970, may be null) and the key parts ``k0``, ``k1`` …
+        """
+        ...
+
+    def newest(
+        self, facts: Facts, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> "AbstractContextManager[pa.RecordBatchReader]":
+        """The newest row per key that is known at ``as_of``: keys, then ``event`` and ``landed`` (microseconds), then features."""
         ...
 
     def close(self) -> None:
@@ -92,6 +109,7 @@ class FileWarehouse:
         self._variables = variables
         self._seen: dict[str, tuple[tuple[str, int, int], ...]] = {}
         self._lock = threading.Lock()
+        self._counter = count()
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted; files are not opened."""
@@ -126,6 +144,36 @@ class FileWarehouse:
         """
         self.prepare(query)
         with self.engine.stream(query, parameters) as reader:
+            yield reader
+
+    def point_in_time(
+        self, facts: Facts, spine: "pa.Table", as_of: AsOf, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> "pa.Table":
+        """What a view said at each moment of a spine, by the eight rules: one row per spine row, in its order.
+
+        Raises:
+            ProjectError: As in `read`.
+            ResourceError: It needs more memory than the engine may use.
+        """
+        self.prepare(facts.query)
+        name = f"towpath spine {next(self._counter)}"
+        self.engine.register(name, spine)
+        try:
+            return self.engine.read(training_set_sql(facts, spine=quoted(name), as_of=as_of), parameters)
+        finally:
+            self.engine.forget(name)
+
+    @contextmanager
+    def newest(
+        self, facts: Facts, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> Generator["pa.RecordBatchReader"]:
+        """The newest row per key that is known at ``:as_of``.
+
+        Raises:
+            ProjectError: As in `read`.
+        """
+        self.prepare(facts.query)
+        with self.engine.stream(newest_sql(facts), parameters) as reader:
             yield reader
 
     def close(self) -> None:

@@ -1,0 +1,149 @@
+"""What was known at the time: the eight rules of point-in-time joins, compiled to one DuckDB statement per view."""
+
+from datetime import timedelta
+from typing import Literal
+
+import msgspec
+
+from towpath.sql import Query, quoted
+
+__all__ = ["AsOf", "Facts", "newest_sql", "training_set_sql"]
+
+AsOf = Literal["known", "event"]
+"""``known``: only rows that had landed by the spine's time count; ``event``: landing is ignored."""
+
+# Event time above, landing time below, in one 128-bit number that compares as the pair does.
+_PACKED = "event::hugeint * 18446744073709551616 + landed"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature view as the compiler needs it."""
+
+    query: Query
+    """The view's SELECT."""
+    keys: tuple[str, ...]
+    """Key columns, in the order of the spine's ``k0``, ``k1`` …"""
+    event_time: str
+    """When the value became true."""
+    created_time: str | None = None
+    """When the row landed; none where the view does not say."""
+    ttl: timedelta | None = None
+    """How old a value may be; both ends inclusive."""
+    columns: tuple[str, ...]
+    """Feature columns that are wanted, at least one."""
+
+
+def training_set_sql(facts: Facts, *, spine: str, as_of: AsOf = "known") -> str:
+    """Compile the point-in-time join of one spine and one view.
+
+    A row can be superseded before its turn comes: when it lands, one with a later event has landed already. Such a row
+    never wins, at whatever time one asks, and a running maximum over landing order drops it. What stays grows in landing
+    *and* in event time, so one ASOF join on landing finds the winner. Only keys (as numbers) and times go through the
+    join; features are fetched for the winners alone. An ASOF join on the packed pair, which needs no running maximum
+    where landing does not count, took 2.4 times as long (1M x 26M rows, 39 s against 16 s).
+
+    Args:
+        facts: The view.
+        spine: A table with ``rn`` (0 to n-1), ``t`` (microseconds since 1970, may be null) and the key parts ``k0``, ``k1`` …
+        as_of: With ``known`` and a declared landing time, rule 4 of the design holds.
+
+    Returns:
+        A SELECT of the view's `columns`, in that order: one row per spine row, in the order of ``rn``.
+
+    Example:
+        >>> view = Query.parse("select id, at, x from v")
+        >>> facts = Facts(query=view, keys=("id",), event_time="at", columns=("x",))
+        >>> "asof join" in training_set_sql(facts, spine="spine")
+        True
+    """
+    parts = [f"k{i}" for i in range(len(facts.keys))]
+    keys = ", ".join(parts)
+    present = " and ".join(f"{part} is not null" for part in ("t", *parts))
+    known = "greatest(event, landed)" if as_of == "known" else "event"
+    ttl_us = None if facts.ttl is None else facts.ttl // timedelta(microseconds=1)
+    young = "" if ttl_us is None else f"and event >= (select min(t) from {spine}) - {ttl_us}"
+    fresh = "" if ttl_us is None else f"where records.event >= moments.t - {ttl_us}"
+    chosen = ", ".join(f"feature_values.f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
+    return f"""
+with {_view_rows(facts)},
+entities as materialized (
+    select {keys}, row_number() over () as entity from {spine} where {present} group by {keys}
+),
+moments as (
+    select rn, t, entity from {spine} join entities using ({keys}) where t is not null
+),
+facts as (
+    select entity, event, landed, {known} as known
+    from view_rows join entities using ({keys})
+    where event is not null and {known} <= (select max(t) from {spine}) {young}
+),
+records as (
+    select entity, event, landed, known from facts
+    qualify {_PACKED} = max({_PACKED}) over (partition by entity order by known)
+),
+winners as materialized (
+    select moments.rn, moments.entity, records.event, records.landed
+    from moments asof join records on moments.entity = records.entity and moments.t >= records.known
+    {fresh}
+),
+payload as (
+    select entity, event, landed, any_value({_struct(facts)}) as feature_values
+    from view_rows join entities using ({keys}) semi join winners using (entity, event, landed)
+    group by entity, event, landed
+)
+select {chosen}
+from {spine} left join winners using (rn) left join payload using (entity, event, landed)
+order by rn
+""".strip()
+
+
+def newest_sql(facts: Facts) -> str:
+    """Compile the newest row per key that is known at ``$as_of`` and whose event is not before ``$since``.
+
+    Returns:
+        A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970) and the view's `columns`, by name; no
+        order. A full tie gives one of its rows, never a mixture.
+
+    Example:
+        >>> view = Query.parse("select id, at, x from v")
+        >>> "max_by" in newest_sql(Facts(query=view, keys=("id",), event_time="at", columns=("x",)))
+        True
+    """
+    parts = [f"k{i}" for i in range(len(facts.keys))]
+    keys = ", ".join(parts)
+    present = " and ".join(f"{part} is not null" for part in ("event", *parts))
+    chosen = ", ".join(f"feature_values.f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
+    return f"""
+with {_view_rows(facts)},
+newest as (
+    select {keys}, max_by({_struct(facts, "event", "landed")}, {_PACKED}) as feature_values
+    from view_rows
+    where {present}
+        and event <= epoch_us($as_of::timestamptz)
+        and landed <= epoch_us($as_of::timestamptz)
+        and event >= epoch_us($since::timestamptz)
+    group by {keys}
+)
+select {keys}, feature_values.event as event, feature_values.landed as landed, {chosen}
+from newest
+""".strip()
+
+
+def _view_rows(facts: Facts) -> str:
+    """The view under names of ours; it stands first, so that no name of ours hides a table of the same name.
+
+    Not materialized: the join reads keys and times alone, and the second reading only the winners' features.
+    """
+    event = f"epoch_us({quoted(facts.event_time)}::timestamptz)"
+    created = facts.created_time
+    landed = f"coalesce(epoch_us({quoted(created)}::timestamptz), {event})" if created else event
+    columns = [f"{quoted(name)} as k{i}" for i, name in enumerate(facts.keys)]
+    columns += [f"{event} as event", f"{landed} as landed"]
+    columns += [f"{quoted(name)} as f{i}" for i, name in enumerate(facts.columns)]
+    return f"view_rows as not materialized (\n    select {', '.join(columns)}\n    from ({facts.query.in_dialect('duckdb')})\n)"
+
+
+def _struct(facts: Facts, *more: str) -> str:
+    """All wanted features as one value, so that a tie cannot mix two rows."""
+    fields = [*more, *(f"f{i}" for i in range(len(facts.columns)))]
+    return f"struct_pack({', '.join(f'{name} := {name}' for name in fields)})"
