@@ -1,0 +1,192 @@
+"""A model as monitors and the fleet page see it: who owns it, what it promised, and its metric row by row."""
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+
+from towpath.gate.verdict import Verdict
+from towpath.sql import Query, quoted
+from towpath.types import Tier
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from towpath.warehouse.engine import Engine
+
+__all__ = ["Promise", "Watched", "measured", "promises", "register"]
+
+_KEPT = (
+    "project",
+    "model",
+    "version",
+    "prediction_id",
+    "item",
+    "entity_key",
+    "segment",
+    "source",
+    "arm",
+    "predicted_at",
+    "target_at",
+    "arrived_at",
+)
+
+
+class Promise(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate measured of the metric that decides."""
+
+    version: int
+    segment: str
+    """``price_band=low``; empty for all rows."""
+    value: float
+    rows: int
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of the fleet; platform makes it from the registry, the verdicts and the metric files."""
+
+    project: str
+    team: str
+    model: str
+    owner: str
+    tier: Tier = "standard"
+    champion: int | None = None
+    metric: str = ""
+    query: Query | None = None
+    """The metric's file; none where only its name is known, and then it is not measured."""
+    better: Literal["lower", "higher", "zero"] = "lower"
+    promised: tuple[Promise, ...] = ()
+
+
+def promises(verdicts: Iterable[Verdict]) -> tuple[Promise, ...]:
+    """What versions promised: per version the last verdict that has a number, as a whole and per segment."""
+    newest = {verdict.version: verdict for verdict in verdicts if verdict.candidate is not None}
+    found: list[Promise] = []
+    for version, verdict in sorted(newest.items()):
+        if verdict.candidate is not None:
+            found.append(Promise(version=version, segment="", value=verdict.candidate, rows=verdict.rows))
+        found += [
+            Promise(version=version, segment=one.segment, value=one.candidate, rows=one.rows)
+            for one in verdict.segments
+            if one.candidate is not None
+        ]
+    return tuple(found)
+
+
+def register(engine: "Engine", models: Sequence[Watched]) -> None:
+    """Add ``measured`` and ``promised`` to an engine that has the journal's views.
+
+    Args:
+        engine: After `towpath.journal.views`.
+        models: Those that may be asked about.
+
+    Raises:
+        ProjectError: A metric reads what the journal does not have.
+    """
+    engine.register("measured", measured(engine, models))
+    engine.register("promised", _promised(models))
+
+
+def measured(engine: "Engine", models: Sequence[Watched]) -> "pa.Table":
+    """The metric of each model on what really happened, row by row, for the answers given and for the fallback's.
+
+    A metric is ``sum(numerator) / sum(denominator)`` over any rows: a segment, a day, a version.
+
+    Args:
+        engine: With the journal's views.
+        models: One without a metric file has no rows here.
+
+    Returns:
+        What the row is about, and numerator, denominator, fallback_numerator and fallback_denominator (double), the
+        latter two null where no fallback was recorded beside the answer.
+    """
+    import pyarrow as pa
+
+    parts = [_empty()]
+    for model in models:
+        if model.query is None:
+            continue
+        scored = engine.read(_scored_query(), {"project": model.project, "model": model.model})
+        if not scored.num_rows:
+            continue
+        numerator, denominator = _ratio(engine, model.query, scored, "prediction")
+        beside, below = _ratio(engine, model.query, scored, "fallback_prediction")
+        part = scored.select(_KEPT).append_column("numerator", numerator).append_column("denominator", denominator)
+        part = part.append_column("fallback_numerator", beside).append_column("fallback_denominator", below)
+        parts.append(part.cast(parts[0].schema))
+    return pa.concat_tables(parts)
+
+
+def _ratio(engine: "Engine", query: Query, scored: "pa.Table", who: str) -> "tuple[pa.Array, pa.Array]":
+    """Numerator and denominator of each row; null where `who` gave no prediction that the metric can read."""
+    import pyarrow as pa
+
+    given = scored.set_column(scored.column_names.index("prediction"), "prediction", scored[who])
+    if who == "fallback_prediction":  # of a fallback no label is recorded
+        labels = pa.nulls(len(given), pa.string())
+        given = given.set_column(given.column_names.index("predicted_label"), "predicted_label", labels)
+    engine.register("scored rows", given.drop_columns(["fallback_prediction"]))
+    engine.view("scored", Query.parse(_with_segments(engine)))
+    found = engine.read(query)
+    silent = np.asarray(given["prediction"].is_null()) & np.asarray(given["predicted_label"].is_null())
+
+    def of(name: str) -> "pa.Array":
+        values = found[name].cast(pa.float64())
+        return pa.array(values.to_numpy(), pa.float64(), mask=silent | np.asarray(values.is_null()))
+
+    return of("numerator"), of("denominator")
+
+
+def _with_segments(engine: "Engine") -> str:
+    """Each segment as a column of its own, as the gate's table has it."""
+    listed = 'select distinct unnest(json_keys(segment)) as key from "scored rows" where segment is not null'
+    table = engine.read('select * from "scored rows" limit 0')
+    keys = [key for key in sorted(engine.read(listed)["key"].to_pylist()) if key not in table.column_names]
+    extra = "".join(", segment ->> '" + key.replace("'", "''") + f"' as {quoted(key)}" for key in keys)
+    return f'select *{extra} from "scored rows"'
+
+
+def _scored_query() -> Query:
+    text = (resources.files("towpath.monitors") / "sql" / "scored.sql").read_text("utf-8")
+    return Query.parse(text, "monitors/sql/scored.sql")
+
+
+def _empty() -> "pa.Table":
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", "UTC")
+    kinds = {"version": pa.int32(), "predicted_at": moment, "target_at": moment, "arrived_at": moment}
+    names = [*_KEPT, "numerator", "denominator", "fallback_numerator", "fallback_denominator"]
+    fields = [(n, kinds.get(n, pa.float64() if n.endswith("ator") else pa.string())) for n in names]
+    return pa.schema(fields).empty_table()
+
+
+def _promised(models: Sequence[Watched]) -> "pa.Table":
+    import pyarrow as pa
+
+    rows = [
+        {
+            "project": model.project,
+            "model": model.model,
+            "metric": model.metric,
+            "better": model.better,
+            **msgspec.structs.asdict(promise),
+        }
+        for model in models
+        for promise in model.promised
+    ]
+    schema = pa.schema(
+        [
+            ("project", pa.string()),
+            ("model", pa.string()),
+            ("metric", pa.string()),
+            ("better", pa.string()),
+            ("version", pa.int32()),
+            ("segment", pa.string()),
+            ("value", pa.float64()),
+            ("rows", pa.int64()),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
