@@ -48,7 +48,7 @@ def test_the_store_rooms_own_their_drivers() -> None:
         "lmdb": ["stores"],
         "redis": ["stores"],
         "grpc": ["serving"],
-        "uvicorn": ["serving"],
+        "uvicorn": ["serving", "console"],
         "apprise": ["monitors"],
         "cryptography": ["registry"],
         "starlette": ["console"],

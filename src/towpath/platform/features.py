@@ -194,7 +194,7 @@ class Features:
                 mend="--key once for each column, in that order",
             )
         read = self.read([f"{view}.*"], {name: [part] for name, part in zip(described.header.keys, key, strict=True)})
-        return {name: (None if value[0] is None or value[0] != value[0] else value[0]) for name, value in read.items()}  # noqa: PLR0124 - NaN
+        return {name: (None if value[0] is None or value[0] != value[0] else value[0]) for name, value in read.items()}
 
     def read(self, features: Sequence[str], keys: Mapping[str, Sequence[object]]) -> "dict[str, np.ndarray]":
         """Online values for many keys at once; columns in, columns out.

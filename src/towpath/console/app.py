@@ -1,0 +1,133 @@
+"""The application: each page reads the request, asks one room, and shows the answer."""
+
+import socket
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from towpath.console.charts import lines
+from towpath.errors import TowpathError, UnavailableError, UnknownError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from towpath.platform import Platform
+
+__all__ = ["application", "run"]
+
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+def application(platform: "Platform") -> "Starlette":
+    """The console as an ASGI application: ``/`` is the fleet, ``/models/<name>`` one model.
+
+    Args:
+        platform: Whose fleet is shown; read only.
+    """
+    from pathlib import Path
+
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import HTMLResponse, PlainTextResponse
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
+
+    pages = Environment(loader=PackageLoader("towpath.console"), autoescape=True, undefined=StrictUndefined)
+    pages.filters.update(moment=_moment, number=_number, share=_share)
+    pages.globals.update(lines=lines)
+
+    async def page(name: str, status: int, ask: Callable[[], dict[str, Any]]) -> "Response":
+        try:
+            context = await run_in_threadpool(ask)
+        except UnknownError as error:
+            name, status, context = "error.html", 404, {"error": error}
+        except TowpathError as error:
+            name, status, context = "error.html", 503, {"error": error}
+        context |= {"settings": platform.settings, "now": platform.now()}
+        return HTMLResponse(pages.get_template(name).render(context), status, headers=_HEADERS)
+
+    async def fleet(_request: "Request") -> "Response":
+        """GET /: one row for each model, the ones in trouble first."""
+        return await page("fleet.html", 200, lambda: {"rows": platform.watch.fleet()})
+
+    async def model(request: "Request") -> "Response":
+        """GET /models/<name>: versions, verdicts, traffic, metric over time against the fallback, incidents."""
+        name = request.path_params["name"]
+        return await page("model.html", 200, lambda: platform.watch.page(name))
+
+    async def health(_request: "Request") -> "Response":
+        return PlainTextResponse("ok")
+
+    async def lost(request: "Request", _error: Exception) -> "Response":
+        error = UnknownError(f"There is no page '{request.url.path}'.", mend="the fleet is at /")
+        return HTMLResponse(
+            pages.get_template("error.html").render(error=error, settings=platform.settings, now=platform.now()),
+            404,
+            headers=_HEADERS,
+        )
+
+    return Starlette(
+        routes=[
+            Route("/", fleet),
+            Route("/models/{name}", model),
+            Route("/health", health),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static"),
+        ],
+        exception_handlers={404: lost},
+    )
+
+
+def _moment(value: datetime | None) -> str:
+    return "never" if value is None else value.strftime("%Y-%m-%d %H:%M")
+
+
+def _number(value: float | None) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - NaN
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004 - people read thousands
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def run(platform: "Platform", *, host: str, port: int, ready: Callable[[str], None] | None = None) -> None:
+    """Serve the console until it is told to stop.
+
+    Args:
+        platform: Whose fleet is shown.
+        host: Loopback, unless whoever calls knows better.
+        port: A busy one gives way to the next free one; 0 takes any.
+        ready: Called with the address before the first request is taken.
+    """
+    import uvicorn
+
+    listening = _listening(host, port)
+    address = f"http://{host}:{listening.getsockname()[1]}/"
+    config = uvicorn.Config(application(platform), log_level="warning", access_log=False, lifespan="off")
+    if ready is not None:
+        ready(address)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A listening socket on `port`, or on one of the next twenty."""
+    for candidate in range(port, port + 20) if port else (0,):
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, candidate))
+        except OSError:
+            listening.close()
+            continue
+        listening.listen(128)
+        return listening
+    raise UnavailableError(f"Ports {port} to {port + 19} of {host} are all taken.", mend="--port 0 takes a free one")

@@ -1,0 +1,133 @@
+"""What ``tow doctor`` looks at: stores, keys, ports, drivers, frameworks, each with its mend."""
+
+import importlib.metadata
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from towpath.errors import TowpathError
+from towpath.settings import masked
+
+if TYPE_CHECKING:
+    from towpath.platform.opened import Platform
+
+__all__ = ["Finding", "findings"]
+
+_FRAMEWORKS = {
+    "lightgbm": "lightgbm",
+    "xgboost": "xgboost",
+    "xgboost-cpu": "xgboost",
+    "catboost": "catboost",
+    "scikit-learn": "sklearn",
+    "skops": "sklearn",
+    "onnxruntime": "onnx",
+    "pandas": "pandas",
+    "polars": "polars",
+    "psycopg": "postgres",
+}
+"""Distribution → the extra that brings it."""
+_LOW_DISK_GIB = 1.0
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["ok", "missing", "ill"]
+    """``missing`` is no fault: nothing that this project declares needs it so far as we can tell."""
+    detail: str
+    mend: str = ""
+
+
+def findings(platform: "Platform") -> list[Finding]:
+    """Look at everything that a server or a training run of this project will need; changes nothing.
+
+    Args:
+        platform: An opened project.
+
+    Returns:
+        One finding for each thing, the ill ones with what to do.
+    """
+    stores = platform.settings.stores
+    looks: list[tuple[str, Callable[[], str]]] = [
+        ("project", lambda: _project(platform)),
+        ("objects", lambda: _objects(platform)),
+        ("online", lambda: f"{masked(stores.online)}: {len(platform.online.tables())} tables"),
+        (
+            "catalog",
+            lambda: f"{masked(stores.catalog)}: {platform.catalog.read('select count(*) as n from runs')[0]['n']} runs",
+        ),
+        ("warehouse", lambda: f"{len(platform.warehouse.tables())} tables"),
+        ("keys", lambda: _keys(platform)),
+        ("disk", lambda: _disk(platform)),
+        ("http port", lambda: _port(platform.settings.serving.host, platform.settings.serving.port)),
+        ("grpc port", lambda: _port(platform.settings.serving.host, platform.settings.serving.grpc_port)),
+        ("system", _system),
+    ]
+    return [_looked(what, look) for what, look in looks] + _frameworks()
+
+
+def _looked(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what=what, state="ok", detail=look())
+    except TowpathError as error:
+        detail = error.what if not getattr(error, "problems", ()) else f"{error.what} {'; '.join(error.args[3])}"
+        return Finding(what=what, state="ill", detail=detail, mend=error.mend or error.where)
+
+
+def _project(platform: "Platform") -> str:
+    project = platform.project
+    return f"{project.name} of {project.team}: {len(project.models)} models, {len(project.views)} views, {len(project.monitors)} monitors"
+
+
+def _objects(platform: "Platform") -> str:
+    platform.objects.check_create_only()
+    return f"{platform.objects.url}: keeps the first of two create-only writes"
+
+
+def _keys(platform: "Platform") -> str:
+    from towpath.registry.signing import Signer
+
+    signer = Signer(platform.keys)
+    return f"signs with {signer.key_id}; trusts {', '.join(platform.trusted.key_ids)}"
+
+
+def _disk(platform: "Platform") -> str:
+    free_gib = shutil.disk_usage(platform.folder).free / 2**30
+    if free_gib < _LOW_DISK_GIB:
+        raise TowpathError(f"{free_gib:.2f} GiB free.", mend="make room: a full disk drops journal records")
+    return f"{free_gib:.0f} GiB free"
+
+
+def _port(host: str, port: int) -> str:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise TowpathError(
+                f"{host}:{port} is taken ({error.strerror}).",
+                mend="tow serve --port 0 takes a free one; or end the other server",
+            ) from error
+    return f"{host}:{port} is free"
+
+
+def _system() -> str:
+    if sys.platform == "win32":
+        raise TowpathError("native Windows cannot serve.", mend="use WSL; tow check and tow train may work")
+    workers = "" if sys.platform == "linux" else "; one worker here"
+    return f"Python {sys.version.split()[0]} on {sys.platform}{workers}"
+
+
+def _frameworks() -> list[Finding]:
+    found: list[Finding] = []
+    for name, extra in _FRAMEWORKS.items():
+        try:
+            found.append(Finding(what=name, state="ok", detail=importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append(Finding(what=name, state="missing", detail="not installed", mend=f"uv add 'towpath[{extra}]'"))
+    return found
