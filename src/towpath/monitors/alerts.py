@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -132,11 +133,12 @@ def _key(message: dict[str, Any]) -> dict[str, str]:
 
 def _channel(address: str) -> tuple[str, Any]:
     """The scheme, which may be shown, and what sends."""
-    import apprise
-
     scheme = address.partition("://")[0] if "://" in address else "?"
-    channel = apprise.Apprise()
-    with _without_foreign_logs():
+    with _without_foreign_logs(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its plugins import modules that Python is about to drop
+        import apprise
+
+        channel = apprise.Apprise()
         understood = channel.add(address)
     if not understood:
         raise ProjectError(
