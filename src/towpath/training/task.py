@@ -1,0 +1,191 @@
+"""What runs inside the training job: the user's ``train``, its result saved, loaded again and measured as it will be served."""
+
+import os
+import random
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from towpath.errors import ModelError, TowpathError
+from towpath.models import (
+    Model,
+    columns_of,
+    container,
+    load_version,
+    project_module,
+    save,
+    signature_of,
+)
+from towpath.models.manifest import Artefact, Manifest, Signature, StoredFile
+from towpath.project.declarations import ModelDeclaration, TrainingHeader
+from towpath.training.data import TrainingSet
+
+__all__ = ["CODE", "HOLDOUT", "MEASURE", "RESULT", "TASK", "TRAIN", "Result", "Task", "work"]
+
+TASK, TRAIN, MEASURE, CODE = "task.json", "train.parquet", "measure.parquet", "code.zip"
+"""What the job is given."""
+RESULT, HOLDOUT = "result.json", "holdout.parquet"
+"""What it leaves, beside the model's own file."""
+
+_BATCH_ROWS = 65_536
+_FEW_ROWS = 8
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """``task.json``: everything but the rows and the code."""
+
+    project: str
+    model: str
+    project_folder: str
+    """So that tracebacks show the user's own files."""
+    header: TrainingHeader
+    declaration: ModelDeclaration
+    features: tuple[str, ...]
+    """The columns that the model reads, in its order."""
+    seed: int
+    code: StoredFile
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """``result.json``: what came of it."""
+
+    artefact: Artefact | None = None
+    signature: Signature | None = None
+    unseen: dict[str, int] = {}
+    """Values of the holdout that training never saw, by column."""
+    error: str = ""
+    """Class of the error; empty where all went well."""
+    what: str = ""
+    where: str = ""
+    mend: str = ""
+
+
+def work(folder: Path) -> Result:
+    """Train, save, load, measure; a fault becomes a result that says it.
+
+    Args:
+        folder: Holds the task, the rows and the code; gets the model, ``holdout.parquet`` and ``result.json``.
+    """
+    task = msgspec.json.decode((folder / TASK).read_bytes(), type=Task)
+    # Frameworks draw from these where nobody hands them a generator
+    random.seed(task.seed)
+    np.random.seed(task.seed % 2**32)  # noqa: NPY002 - see above
+    try:
+        result = _trained(task, folder)
+    except TowpathError as fault:
+        said = _own_traceback(fault.__cause__, task) if isinstance(fault, ModelError) and fault.__cause__ else ""
+        result = _failed(type(fault).__name__, f"{fault.what}{said}", fault.where, fault.mend)
+    except (Exception, SystemExit) as fault:  # noqa: BLE001 - the edge to the user's code
+        what = f"train() of '{task.model}' failed: {type(fault).__name__}: {fault}"
+        result = _failed("ModelError", what + _own_traceback(fault, task), _place(fault, task), "")
+    (folder / RESULT).write_bytes(msgspec.json.encode(result))
+    return result
+
+
+def _trained(task: Task, folder: Path) -> Result:
+    import pyarrow.parquet as pq
+
+    declaration = task.declaration
+    module = project_module((folder / CODE).read_bytes(), task.model, root=Path(task.project_folder))
+    data = TrainingSet(
+        pq.read_table(folder / TRAIN),
+        task.header,
+        task.features,
+        parameters=declaration.train.parameters,
+        seed=task.seed,
+    )
+    own_predict: Any = getattr(module, "predict", None)
+    trained = module.train(data)
+    artefact = save(trained, folder, declaration.train.format, own_predict=own_predict is not None)
+    tried = None
+    if own_predict is not None:
+        few = columns_of(data.table.select(list(task.features)).slice(0, _FEW_ROWS))
+        wanted = Signature(container=data.container, inputs=data.fields, outputs=())
+        tried = own_predict(trained, container(few, wanted))
+    signature = signature_of(data.fields, data.container, declaration.output.kind, trained, tried)
+    model = load_version(_provisional(task, artefact, signature), folder)
+    unseen = _measure(task, model, folder)
+    return Result(artefact=artefact, signature=signature, unseen=unseen)
+
+
+def _measure(task: Task, model: Model, folder: Path) -> dict[str, int]:
+    """Answer the holdout with the model and with each of its fallback functions, by the code that will serve it."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / MEASURE)
+    functions = [link for link in task.declaration.fallback if link.function is not None]
+    answers: dict[str, list[NDArray[Any]]] = {"prediction": [], **{f"fallback:{link.name}": [] for link in functions}}
+    for start in range(0, table.num_rows, _BATCH_ROWS):
+        columns = columns_of(table.select(list(task.features)).slice(start, _BATCH_ROWS))
+        outputs = model.predict(columns)
+        answers["prediction"].append(next(iter(outputs.values())))
+        for link in functions:
+            answers[f"fallback:{link.name}"].append(model.fallback(link.function or "", columns))
+    for name, parts in answers.items():
+        table = table.append_column(name, _column(np.concatenate(parts)))
+    pq.write_table(table, folder / HOLDOUT, compression="zstd")
+    return dict(model.unseen)
+
+
+def _column(values: NDArray[Any]) -> Any:
+    import pyarrow as pa
+
+    if values.ndim == 1 and values.dtype.kind in "fiub":
+        return pa.array(values.astype(np.float64))
+    return pa.array(values.tolist())
+
+
+def _provisional(task: Task, artefact: Artefact, signature: Signature) -> Manifest:
+    """The version as it will be loaded, before it has a number."""
+    from datetime import UTC, datetime
+
+    return Manifest(
+        project=task.project,
+        team="",
+        model=task.model,
+        version=0,
+        created_at=datetime(1970, 1, 1, tzinfo=UTC),
+        created_by="",
+        owner=task.declaration.owner,
+        artefact=artefact,
+        signature=signature,
+        entity=task.header.keys,
+        output=task.declaration.output,
+        fallback=task.declaration.fallback,
+        files=(task.code,),
+    )
+
+
+def _own_traceback(fault: BaseException, task: Task) -> str:
+    """The traceback with the lines of the user's own files alone; ours and the libraries' say nothing to them."""
+    told = traceback.TracebackException.from_exception(fault)
+    waiting = [told]
+    while waiting:
+        part = waiting.pop()
+        own = [frame for frame in part.stack if _is_own(frame.filename, task)]
+        part.stack = traceback.StackSummary.from_list(own)
+        waiting += [other for other in (part.__cause__, part.__context__) if other is not None]
+    return "\n\n" + "".join(told.format()).rstrip()
+
+
+def _place(fault: BaseException, task: Task) -> str:
+    own = [frame for frame in traceback.extract_tb(fault.__traceback__) if _is_own(frame.filename, task)]
+    return f"{os.path.relpath(own[-1].filename, task.project_folder)}:{own[-1].lineno}" if own else ""
+
+
+def _is_own(file: str, task: Task) -> bool:
+    inside = file.startswith(task.project_folder + os.sep)
+    return inside and "site-packages" not in file and f"{os.sep}.venv{os.sep}" not in file
+
+
+def _failed(error: str, what: str, where: str, mend: str) -> Result:
+    return Result(error=error, what=what, where=where, mend=mend)
+
+
+if __name__ == "__main__":
+    raise SystemExit(1 if work(Path(sys.argv[1])).error else 0)

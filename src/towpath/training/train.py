@@ -1,0 +1,325 @@
+"""Training as a job: rows and code go in, a model with its signature, its measurements and its origin come out."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from towpath import compute, errors
+from towpath.errors import ModelError, ProjectError, ResourceError
+from towpath.models import pack_code
+from towpath.models.manifest import Artefact, Environment, Signature, StoredFile, Training
+from towpath.project.declarations import ModelDeclaration, TrainingHeader
+from towpath.sql import Query
+from towpath.training import task as inside
+from towpath.training.runs import Run, Runs, Segment
+from towpath.training.scores import measured, metrics_of, scored, segments_of
+from towpath.training.splits import Split, sample, split
+from towpath.types import duration, micros
+from towpath.warehouse.engine import Engine
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Trained", "run"]
+
+_TAKEN = ("prediction", "actual", "label", "predicted_label", "weight")
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that came to a model; its folder holds what a version is made of."""
+
+    run_id: str
+    folder: Path
+    """Holds the artefact, ``code.zip`` and ``holdout.parquet`` (the labelled rows with ``prediction`` and ``fallback:<name>``)."""
+    artefact: Artefact
+    signature: Signature
+    training: Training
+    environment: Environment
+    segments: tuple[Segment, ...]
+    """The metrics on the holdout by segment."""
+    finished: compute.Finished
+    """What the job used."""
+    unseen: dict[str, int]
+    """Values of the holdout that training never saw, by column."""
+
+
+def run(
+    table: "pa.Table",
+    *,
+    runs: Runs,
+    project: str,
+    project_folder: Path,
+    model: str,
+    model_folder: Path,
+    header: TrainingHeader,
+    declaration: ModelDeclaration,
+    features: Sequence[str],
+    metrics: Mapping[str, Query],
+    as_of: datetime,
+    sample_share: float = 1.0,
+    seed: int | None = None,
+    on_line: Callable[[str], None] | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Trained:
+    """Train a model in a job of its own and measure it on the holdout.
+
+    Args:
+        table: The training set: spine columns, then one column per feature.
+        runs: Where the run is written down, also when it fails.
+        project: Name of the project.
+        project_folder: Where its files are.
+        model: Name of the model.
+        model_folder: Where ``model.py`` is.
+        header: Of ``training.sql``.
+        declaration: ``model.toml``.
+        features: The columns that the model reads, in its order.
+        metrics: SELECTs over ``scored``, by name.
+        as_of: Nothing that became known later is used.
+        sample_share: Share of the entities to train on, for a quick try; such a version cannot be promoted.
+        seed: For everything random; the declared one unless given.
+        on_line: Called with each line that the user's code prints, as it prints it.
+        variables: Where the values of the declared variables come from; `os.environ` unless given.
+
+    Returns:
+        The model, where it came from and how good it is. Publishing is somebody else's.
+
+    Raises:
+        ModelError: The user's code failed; holds the traceback of the user's own lines.
+        ProjectError: There is nothing to train on, a declared variable is not set, a metric or a column name is wrong.
+        ResourceError: The machine has less than was asked for, or the job used more than it was given.
+        RefusedError: What ``train`` returned cannot be kept.
+    """
+    compute.limits(declaration.resources)  # refuse the impossible before any work
+    seed = declaration.train.seed if seed is None else seed
+    _check_columns(table, header, features)
+    given = _variables(declaration, os.environ if variables is None else variables)
+    with runs.start(
+        model,
+        as_of_us=micros(as_of),
+        seed=seed,
+        sample_share=sample_share,
+        parameters=declaration.train.parameters,
+        resources=msgspec.to_builtins(declaration.resources),
+        code_commit=_commit(project_folder),
+    ) as opened:
+        folder = Path(opened.folder)
+        history = declaration.train.history
+        parts = split(
+            sample(table, header.keys, sample_share, seed),
+            header,
+            holdout=duration(declaration.train.holdout),
+            as_of=as_of,
+            history=None if history is None else duration(history),
+        )
+        code = pack_code(project_folder, model_folder)
+        digest = _hand_over(folder, parts, code)
+        task = inside.Task(
+            project=project,
+            model=model,
+            project_folder=str(project_folder.resolve()),
+            header=header,
+            declaration=declaration,
+            features=tuple(features),
+            seed=seed,
+            code=_stored(inside.CODE, code),
+        )
+        (folder / inside.TASK).write_bytes(msgspec.json.encode(task))
+        environment = _environment()
+        runs.note(
+            opened.run_id,
+            data=_data(parts, digest, features),
+            environment=msgspec.to_builtins(environment),
+        )
+        finished = compute.run(
+            [sys.executable, "-P", "-m", "towpath.training.task", str(folder)],
+            resources=declaration.resources,
+            folder=project_folder,
+            variables={**given, "PYTHONHASHSEED": str(seed % 2**32)},
+            on_line=on_line,
+        )
+        runs.note(
+            opened.run_id,
+            duration_s=finished.duration_s,
+            cpu_s=finished.cpu_s,
+            peak_memory_mib=finished.peak_memory_mib,
+        )
+        result = _result(folder, model, finished)
+        trained = _measured(
+            opened, result, finished, parts, task, metrics, as_of=as_of, digest=digest, environment=environment
+        )
+        for name in (inside.TRAIN, inside.MEASURE, inside.TASK, inside.RESULT):
+            (folder / name).unlink()
+        runs.finish(
+            opened.run_id,
+            metrics=trained.training.metrics,
+            segments=[msgspec.to_builtins(segment) for segment in trained.segments],
+        )
+    return trained
+
+
+def _check_columns(table: "pa.Table", header: TrainingHeader, features: Sequence[str]) -> None:
+    """A spine column may have one of the names of ``scored`` only where it is that very thing."""
+    own = {"label": header.label, "weight": header.weight}
+    for name in table.column_names:
+        if name in features:
+            continue
+        if (name in _TAKEN and own.get(name) != name) or name.startswith("fallback:"):
+            raise ProjectError(
+                f"The column '{name}' of the spine has a name that metrics give to something else.",
+                "training.sql",
+                f"select {name} as …; taken are {', '.join(_TAKEN)}",
+            )
+    missing = [name for name in features if name not in table.column_names]
+    if missing:
+        raise ProjectError(
+            f"The training set has no column '{missing[0]}'{errors.nearest(missing[0], table.column_names)}.",
+            "model.toml, features",
+        )
+
+
+def _variables(declaration: ModelDeclaration, there: Mapping[str, str]) -> dict[str, str]:
+    missing = [name for name in declaration.environment if name not in there]
+    if missing:
+        raise ProjectError(
+            f"The variable '{missing[0]}' is not set.", "model.toml, environment", f"export {missing[0]}=…"
+        )
+    return {name: there[name] for name in declaration.environment}
+
+
+def _hand_over(folder: Path, parts: Split, code: bytes) -> str:
+    """Write what the job reads, and give the digest of its rows."""
+    import pyarrow.parquet as pq
+
+    (folder / inside.CODE).write_bytes(code)
+    digest = hashlib.sha256()
+    for name, rows in ((inside.TRAIN, parts.train), (inside.MEASURE, parts.holdout)):
+        pq.write_table(rows, folder / name, compression="zstd")
+        with (folder / name).open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _data(parts: Split, digest: str, features: Sequence[str]) -> dict[str, object]:
+    return {
+        "digest": digest,
+        "rows": parts.train.num_rows,
+        "holdout_rows": parts.holdout.num_rows,
+        "holdout_since_us": parts.since_us,
+        "holdout_until_us": parts.until_us,
+        "features": list(features),
+    }
+
+
+def _result(folder: Path, model: str, finished: compute.Finished) -> inside.Result:
+    """What the job says, or why it cannot say anything."""
+    if finished.ended in {"time", "memory"}:
+        raise ResourceError(
+            f"Training of '{model}' was ended: {finished.problem}",
+            f"model.toml, resources.{finished.ended}",
+            f"ask for more {finished.ended}, or try it on a part: tow train {model} --sample 10%",
+        )
+    path = folder / inside.RESULT
+    if not path.exists():
+        tail = "\n".join(finished.stdout_tail[-20:])
+        raise ModelError(
+            f"Training of '{model}' ended without a result. {finished.problem}\n{tail}".rstrip(),
+            f"models/{model}/model.py",
+        )
+    result = msgspec.json.decode(path.read_bytes(), type=inside.Result)
+    if result.error:
+        raise getattr(errors, result.error)(result.what, result.where, result.mend)
+    return result
+
+
+def _measured(
+    opened: Run,
+    result: inside.Result,
+    finished: compute.Finished,
+    parts: Split,
+    task: inside.Task,
+    metrics: Mapping[str, Query],
+    *,
+    as_of: datetime,
+    digest: str,
+    environment: Environment,
+) -> Trained:
+    import pyarrow.parquet as pq
+
+    assert result.artefact is not None
+    assert result.signature is not None
+    folder = Path(opened.folder)
+    rows = scored(pq.read_table(folder / inside.HOLDOUT), task.header, task.declaration.output)
+    engine = Engine()
+    try:
+        sums = measured(engine, rows, metrics)
+    finally:
+        engine.close()
+    training = Training(
+        run_id=opened.run_id,
+        as_of=as_of,
+        rows=parts.train.num_rows,
+        holdout_rows=parts.holdout.num_rows,
+        seed=task.seed,
+        metrics=metrics_of(sums),
+        data_digest=digest,
+        commit=opened.code_commit,
+        parameters=task.declaration.train.parameters,
+        sample_share=opened.sample_share,
+    )
+    return Trained(
+        run_id=opened.run_id,
+        folder=folder,
+        artefact=result.artefact,
+        signature=result.signature,
+        training=training,
+        environment=environment,
+        segments=segments_of(rows, task.header, sums),
+        finished=finished,
+        unseen=result.unseen,
+    )
+
+
+def _stored(path: str, data: bytes) -> StoredFile:
+    return StoredFile(path=path, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
+
+
+def _environment() -> Environment:
+    packages = {found.name: found.version for found in importlib.metadata.distributions()}
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{sys.platform}-{platform.machine()}",
+        packages=dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        towpath=packages.get("towpath", ""),
+    )
+
+
+def _commit(folder: Path) -> str:
+    """The commit of the project's git, ``+dirty`` where files differ from it; empty where there is none."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+
+    def said(*words: str) -> str | None:
+        try:
+            found = subprocess.run(  # noqa: S603 - git itself, with words of ours
+                [git, "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return found.stdout.strip() if found.returncode == 0 else None
+
+    commit = said("rev-parse", "HEAD")
+    if not commit:
+        return ""
+    return f"{commit}+dirty" if said("status", "--porcelain", "--", ".") else commit
