@@ -1,0 +1,108 @@
+"""What a version costs where it serves: load time, memory and one-row latency, measured in a clean process."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from towpath.errors import ModelError
+from towpath.gate.verdict import Footprint
+
+__all__ = ["arguments", "prepare", "read"]
+
+_CALLS = 200
+_FEWEST_CALLS = 20
+_BUDGET_S = 10.0
+"""A slow model is called less often, so that the gate does not wait for it."""
+_MANIFEST, _ROW = "manifest.json", "row.json"
+_MARK = "towpath-footprint:"
+
+
+class _Task(msgspec.Struct, frozen=True, kw_only=True):
+    version_folder: str
+    row: dict[str, Any]
+
+
+def prepare(folder: Path, manifest: bytes, version_folder: Path, row: Mapping[str, object]) -> list[str]:
+    """Write down what a clean process shall measure.
+
+    Args:
+        folder: An empty folder of the caller.
+        manifest: The manifest's stored bytes.
+        version_folder: The version's files, checked by digest.
+        row: One row of the model's inputs by name, as JSON has them; looked-up features included.
+
+    Returns:
+        The arguments to run through ``compute``; its output goes to `read`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MANIFEST).write_bytes(manifest)
+    task = _Task(version_folder=str(version_folder.resolve()), row=dict(row))
+    (folder / _ROW).write_bytes(msgspec.json.encode(task))
+    return arguments(folder)
+
+
+def arguments(folder: Path) -> list[str]:
+    """The command that measures what `prepare` wrote into a folder."""
+    return [sys.executable, "-m", "towpath.gate.footprint", str(folder.resolve())]
+
+
+def read(output: str) -> Footprint:
+    """Read what the measuring process printed.
+
+    Args:
+        output: Its standard output, or the tail of it; the user's own code may have printed before.
+
+    Raises:
+        ModelError: It ended without a measurement.
+    """
+    for line in reversed(output.splitlines()):
+        if line.startswith(_MARK):
+            return msgspec.json.decode(line.removeprefix(_MARK), type=Footprint)
+    last = output.strip().splitlines()[-1:] or ["nothing"]
+    raise ModelError(
+        f"The footprint could not be measured; the process printed last: {last[0][:200]}",
+        mend="load the version by hand: tow predict --version",
+    )
+
+
+def measure(folder: Path) -> Footprint:
+    """Load the version and call it with one row; everything before the first import of a framework counts as load."""
+    started = time.perf_counter()
+    from towpath.models import columns_from_rows, load_version
+    from towpath.models.manifest import Manifest
+
+    manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=Manifest)
+    task = msgspec.json.decode((folder / _ROW).read_bytes(), type=_Task)
+    model = load_version(manifest, Path(task.version_folder))
+    load_s = time.perf_counter() - started
+    columns = columns_from_rows(manifest.signature, [task.row])
+    model.predict(columns)  # the first call warms up; a server's readiness does the same
+    taken_ms: list[float] = []
+    begun = time.perf_counter()
+    while len(taken_ms) < _CALLS and (len(taken_ms) < _FEWEST_CALLS or time.perf_counter() - begun < _BUDGET_S):
+        before = time.perf_counter()
+        model.predict(columns)
+        taken_ms.append((time.perf_counter() - before) * 1e3)
+    model.close()
+    taken_ms.sort()
+    return Footprint(
+        load_s=round(load_s, 4),
+        memory_mib=round(_peak_mib(), 1),
+        p50_ms=round(taken_ms[len(taken_ms) // 2], 4),
+        p99_ms=round(taken_ms[min(len(taken_ms) - 1, int(len(taken_ms) * 0.99))], 4),
+    )
+
+
+def _peak_mib() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{_MARK}{msgspec.json.encode(measure(Path(sys.argv[1]))).decode()}\n")
