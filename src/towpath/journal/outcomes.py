@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from towpath.errors import InputError, nearest
-from towpath.features import entity_key
+from towpath.features.keys import entity_key, key_part
 from towpath.journal.record import SCHEMA, Outcome, OutcomeRow
 from towpath.types import micros, utc
 
@@ -19,7 +19,13 @@ __all__ = ["outcome_rows", "outcomes_from_table"]
 
 
 def outcome_rows(
-    posted: Sequence[Outcome], *, project: str, model: str, consumer: str, arrived_at: datetime
+    posted: Sequence[Outcome],
+    *,
+    project: str,
+    model: str,
+    consumer: str,
+    arrived_at: datetime,
+    kinds: Sequence[str] = (),
 ) -> list[OutcomeRow]:
     """Check what was posted and make it rows that can be appended.
 
@@ -29,15 +35,23 @@ def outcome_rows(
         model: From the path of the request; one in the body must be the same.
         consumer: Who sent it.
         arrived_at: Of the clock.
+        kinds: Arrow types of the model's key parts, so that ``"7"`` and ``7`` are one key where it is a whole number.
 
     Returns:
         One row each, in the order given.
 
     Raises:
-        InputError: A row names neither a prediction nor an entity and a time, or says nothing; the text names the row.
+        InputError: A row names neither a prediction nor an entity and a time, or says nothing, or its key does not fit;
+            the text names the row.
+
+    Example:
+        >>> posted = [Outcome(entity_key=("10002",), target_at=utc("2011-09-08"), value=12)]
+        >>> [row] = outcome_rows(posted, project="shop", model="demand", consumer="till", arrived_at=utc("2011-09-09"))
+        >>> row.entity_key, row.value, row.happened_at == row.target_at
+        ('["10002"]', 12.0, True)
     """
     return [
-        _row(outcome, at, project=project, model=model, consumer=consumer, arrived_us=micros(arrived_at))
+        _row(outcome, at, kinds, project=project, model=model, consumer=consumer, arrived_us=micros(arrived_at))
         for at, outcome in enumerate(posted)
     ]
 
@@ -144,10 +158,12 @@ def outcomes_from_table(
     return outcome_table(rows)
 
 
-def _row(outcome: Outcome, at: int, *, project: str, model: str, consumer: str, arrived_us: int) -> OutcomeRow:
+def _row(
+    outcome: Outcome, at: int, kinds: Sequence[str], *, project: str, model: str, consumer: str, arrived_us: int
+) -> OutcomeRow:
     if outcome.model and outcome.model != model:
         raise InputError(f"Row {at}: model is '{outcome.model}' and the path says '{model}'.", mend="send one model")
-    key = _key(outcome.entity_key, at)
+    key = _key(outcome.entity_key, at, kinds)
     target_us = None if outcome.target_at is None else micros(utc(outcome.target_at))
     if outcome.prediction_id is None and (key is None or target_us is None):
         raise InputError(
@@ -167,7 +183,7 @@ def _row(outcome: Outcome, at: int, *, project: str, model: str, consumer: str, 
         item=outcome.item,
         happened_at=happened_us,
         metric=outcome.metric,
-        value=outcome.value,
+        value=None if outcome.value is None else float(outcome.value),
         label=outcome.label,
         weight=outcome.weight,
         consumer=consumer,
@@ -175,7 +191,7 @@ def _row(outcome: Outcome, at: int, *, project: str, model: str, consumer: str, 
     )
 
 
-def _key(given: "tuple[Any, ...] | str | None", at: int) -> str | None:
+def _key(given: "tuple[Any, ...] | str | None", at: int, kinds: Sequence[str]) -> str | None:
     """Canonical text, whether a caller sent the parts, one bare part, or the text itself."""
     if given is None:
         return None
@@ -187,7 +203,17 @@ def _key(given: "tuple[Any, ...] | str | None", at: int) -> str | None:
                 parts = msgspec.json.decode(given)
             except msgspec.DecodeError as error:
                 raise InputError(f"Row {at}: entity_key is no JSON array: {error}", mend='such as ["10002"]') from error
-    return None if not parts or None in parts else entity_key(tuple(parts))
+    if not parts or None in parts:
+        return None
+    if not kinds:
+        return entity_key(parts)
+    if len(parts) != len(kinds):
+        raise InputError(f"Row {at}: entity_key has {len(parts)} parts and the model's key {len(kinds)}.")
+    typed = [key_part(part, kind) for part, kind in zip(parts, kinds, strict=True)]
+    for part, one, kind in zip(parts, typed, kinds, strict=True):
+        if one is None:
+            raise InputError(f"Row {at}: entity_key holds {part!r}, which is no {kind}.", mend=f"send a {kind}")
+    return entity_key(typed)
 
 
 def _moment(value: Any) -> datetime:

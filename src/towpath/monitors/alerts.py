@@ -51,7 +51,7 @@ def deliver(catalog: "Catalog", addresses: Sequence[str], *, now: datetime) -> D
 
     Each message is claimed before it is sent, so that two processes do not both send it; one that dies in between
     leaves it to be tried again. That an incident closed is only told where its opening was. After twenty attempts, a
-    day or so, a message is left as it is, with its error.
+    day or so, a message is left as it is.
 
     Args:
         catalog: Where the outbox is.
@@ -109,7 +109,7 @@ def _claimed(catalog: "Catalog", message: dict[str, Any], now_us: int) -> bool:
 def _mark(catalog: "Catalog", message: dict[str, Any], now_us: int) -> None:
     with catalog.writing() as transaction:
         transaction.write(
-            "update outbox set delivered_at_us = :now_us, error = '' "
+            "update outbox set delivered_at_us = :now_us "
             "where incident_id = :incident_id and kind = :kind and address = :address",
             now_us=now_us,
             **_key(message),

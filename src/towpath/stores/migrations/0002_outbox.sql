@@ -12,7 +12,6 @@ create table outbox (
     attempts bigint not null default 0,
     next_at_us bigint not null,
     delivered_at_us bigint,
-    error text not null default '',
     primary key (incident_id, kind, address)
 );
 
