@@ -1,5 +1,6 @@
 """Turns parsed TOML into a frozen struct and names every fault on the way, not only the first."""
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
@@ -143,10 +144,8 @@ def _said(message: str, kind: Any, raw: object, place: Place) -> tuple[str, str]
             f"{_path(place)}: {shown} is none of {', '.join(choices)}",
             near if "mean" in near else "take one of them",
         )
-    expected = message.removeprefix("Expected ").split(", got ")[0]
-    for word, said in _WORDS.items():
-        expected = expected.replace(f"`{word}`", said)
-    expected = expected.replace("`", "").replace(" | ", " or ").replace(" or nothing", "")
+    expected = message.removeprefix("Expected ").split(", got ")[0].replace(" | ", " or ").replace("`", "")
+    expected = re.sub(r"\w+", lambda word: _WORDS.get(word[0], word[0]), expected).replace(" or nothing", "")
     return f"{_path(place)} = {shown}", f"expected {expected}"
 
 

@@ -20,7 +20,17 @@ from towpath.settings import Settings, load
 from towpath.sql import Query
 from towpath.types import Name
 
-__all__ = ["Draft", "MetricFile", "ModelFolder", "MonitorFile", "Project", "Reading", "SpineFile", "ViewFile"]
+__all__ = [
+    "Draft",
+    "MetricFile",
+    "ModelFolder",
+    "MonitorFile",
+    "Project",
+    "Reading",
+    "SpineFile",
+    "ViewFile",
+    "built_in_metrics",
+]
 
 
 class ViewFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +135,7 @@ class Reading:
         self.views: dict[str, ViewFile] = {}
         self.drafts: list[Draft] = []
         self.monitors: dict[str, MonitorFile] = {}
-        self.metrics: dict[str, MetricFile] = dict(_built_in())
+        self.metrics: dict[str, MetricFile] = dict(built_in_metrics())
         self.names: dict[str, list[str]] = {"view": [], "metric": [], "model": []}
         """Every name that is there, also of files that cannot be read, so that one fault does not look like two."""
         self._variables = variables
@@ -311,9 +321,9 @@ class Reading:
             )
         same = [other for other in others if Path(other).name.removesuffix(".sql").lower() == name.lower()]
         others.append(file)
-        if same:
-            how = "have one name" if Path(same[0]).name.removesuffix(".sql") == name else "differ only in case"
-            self.note(file, 1, f"two {kind}s {how}: '{same[0]}' and '{file}'", "rename one of them")
+        for other in same:
+            how = "have one name" if Path(other).name.removesuffix(".sql") == name else "differ only in case"
+            self.note(file, 1, f"two {kind}s {how}: '{other}' and '{file}'", "rename one of them")
         return not same
 
     def _files(self, room: str, ending: str) -> list[Path]:
@@ -364,7 +374,8 @@ _WHAT_FOR = {
 
 
 @cache
-def _built_in() -> Mapping[str, MetricFile]:
+def built_in_metrics() -> Mapping[str, MetricFile]:
+    """The metrics that come with Towpath, by name."""
     found: dict[str, MetricFile] = {}
     for path in sorted((Path(__file__).parent / "metrics").glob("*.sql")):
         query = Query.parse(path.read_text("utf-8"), f"towpath/project/metrics/{path.name}")

@@ -26,10 +26,10 @@ from towpath.project.declarations import (
 )
 from towpath.settings import Settings
 
-__all__ = ["pages", "schema"]
+__all__ = ["HEADERS", "fields_said", "nested_struct", "pages", "schema"]
 
 _NONE: Any = type(None)
-_HEADERS = {
+HEADERS: dict[str, type[Any]] = {
     "features/<view>.sql": FeatureHeader,
     "models/<name>/training.sql": TrainingHeader,
     "metrics/<name>.sql": MetricHeader,
@@ -47,15 +47,16 @@ def schema() -> dict[str, Any]:
     whole = msgspec.json.schema(ModelDeclaration)
     found: dict[str, Any] = whole["$defs"]
     for name, part in found.items():
-        for key, said in _fields_said(getattr(declarations, name)).items():
+        for key, said in fields_said(getattr(declarations, name)).items():
             part["properties"][key].setdefault("description", said)
     main = found.pop("ModelDeclaration")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "model.toml", **main, "$defs": found}
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "model.toml", **main, "$defs": found}
+    return msgspec.json.decode(msgspec.json.encode(whole))  # tuples of defaults become lists
 
 
 def pages() -> dict[str, str]:
     """Name of the page → Markdown: ``model.toml.md``, ``towpath.toml.md``, ``sql-headers.md``."""
-    headers = "\n".join(_sections(kind, "", f"`{file}`") for file, kind in _HEADERS.items())
+    headers = "\n".join(_sections(kind, "", f"`{file}`") for file, kind in HEADERS.items())
     return {
         "model.toml.md": _page(
             "model.toml",
@@ -83,13 +84,13 @@ def _page(title: str, lead: str, body: str) -> str:
 
 def _sections(kind: type[Any], path: str, title: str) -> str:
     """A table of the plain keys of a struct, then a section for each struct within it."""
-    said = _fields_said(kind)
+    said = fields_said(kind)
     rows: list[str] = []
     inner: list[str] = []
     for field in msgspec.structs.fields(kind):
         if kind is Settings and field.name == "environment":
             continue
-        nested, mark = _nested(field.type)
+        nested, mark = nested_struct(field.type)
         if nested is None:
             default = "required" if field.required else f"`{_default(field)}`"
             rows.append(f"| `{field.name}` | {_type(field.type)} | {default} | {said.get(field.name, '')} |")
@@ -102,7 +103,7 @@ def _sections(kind: type[Any], path: str, title: str) -> str:
     return "\n".join([own, *inner])
 
 
-def _nested(kind: Any) -> tuple[type[Any] | None, str]:
+def nested_struct(kind: Any) -> tuple[type[Any] | None, str]:
     """The struct within a field, and how its place is written: ``[]`` for a list of them, ``.<name>`` for a table."""
     inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     parts = get_args(inner)
@@ -147,8 +148,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 
 @cache
-def _fields_said(kind: type[Any]) -> dict[str, str]:
-    """The docstring under each field of a struct."""
+def fields_said(kind: type[Any]) -> dict[str, str]:
+    """The docstring under each field of a struct, on one line."""
     tree = ast.parse(inspect.getsource(kind))
     return dict(_pairs(tree.body[0].body)) if isinstance(tree.body[0], ast.ClassDef) else {}
 

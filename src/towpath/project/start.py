@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["Answers", "init", "sales"]
+__all__ = ["Answers", "init", "sales", "toml_string"]
 
 _TEMPLATE = Path(__file__).parent / "template"
 _SALES = "warehouse/shop/sales.parquet"
@@ -128,13 +128,18 @@ def _files(answers: Answers) -> dict[str, bytes]:
         name = path.relative_to(_TEMPLATE).as_posix().removesuffix(".in")
         text = path.read_text("utf-8")
         for key, value in said.items():
-            text = text.replace(f'"@{key}@"', _toml(value)).replace(f"@{key}@", value)
+            text = text.replace(f'"@{key}@"', toml_string(value)).replace(f"@{key}@", value)
         files[".gitignore" if name == "gitignore" else name] = text.encode()
     return {name: files[name] for name in sorted(files, key=lambda name: (name == "towpath.toml", name))}
 
 
-def _toml(text: str) -> str:
-    """A TOML basic string; JSON escapes the same, but for DEL."""
+def toml_string(text: str) -> str:
+    r"""Write a text as TOML does; JSON escapes the same, but for DEL.
+
+    Example:
+        >>> toml_string('say "no"')
+        '"say \\"no\\""'
+    """
     return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
