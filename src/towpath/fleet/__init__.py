@@ -1,0 +1,5 @@
+"""The fleet: who owns which model, who calls it, and whether it is worth it."""
+
+from towpath.fleet.rows import FleetRow, Member, rows
+
+__all__ = ["FleetRow", "Member", "rows"]
