@@ -1,10 +1,10 @@
 """What a version is: the manifest that is stored, signed and read for two schema numbers back."""
 
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
+from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.project.declarations import (
     Charter,
     FallbackDeclaration,
@@ -81,38 +81,6 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """Its version; a major mismatch is refused at load."""
     allow: tuple[str, ...] = ()
     """For a pickle: the exact ``module.name`` pairs that were seen when it was written; nothing else loads."""
-
-
-class FeatureColumn(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature as the version was trained on it."""
-
-    name: str
-    """Column of the view."""
-    type: str
-    """Arrow's name."""
-    default: float | int | str | bool | None = None
-    """Stands for a missing value where `missing` says so."""
-    missing: Literal["null", "default", "refuse"] = "null"
-    """What a missing value does."""
-
-
-class FeatureLock(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature view as it stood when the version was trained; enough to read it online."""
-
-    project: str
-    """Whose view it is."""
-    view: str
-    """Its name."""
-    fingerprint: str
-    """Of SQL and header; also names the online table."""
-    entity: tuple[str, ...]
-    """Key columns in order."""
-    ttl_us: int | None = None
-    """Microseconds; none for no limit."""
-    columns: tuple[FeatureColumn, ...]
-    """The features that the model reads, in the order of the online row."""
-    sql: str = ""
-    """The view's file, whole."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):

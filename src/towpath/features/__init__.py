@@ -1,0 +1,25 @@
+"""Feature views: what was known at the time for training, what is newest for serving, and both agree."""
+
+from towpath.features.build import Built, build
+from towpath.features.keys import entity_key, key_part
+from towpath.features.lock import FeatureColumn, FeatureLock
+from towpath.features.online import OnlineReader, OnlineRows
+from towpath.features.training_set import training_set
+from towpath.features.views import View, describe, features_by_view, lock, view_of_lock
+
+__all__ = [
+    "Built",
+    "FeatureColumn",
+    "FeatureLock",
+    "OnlineReader",
+    "OnlineRows",
+    "View",
+    "build",
+    "describe",
+    "entity_key",
+    "features_by_view",
+    "key_part",
+    "lock",
+    "training_set",
+    "view_of_lock",
+]

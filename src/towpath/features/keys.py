@@ -1,0 +1,86 @@
+"""The entity key: one canonical text for the parts of a key, the same offline, online and in the journal."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+
+from towpath.errors import InputError
+from towpath.types import utc
+
+__all__ = ["entity_key", "key_part"]
+
+_ENCODE = msgspec.json.Encoder().encode
+
+
+def entity_key(parts: Sequence[object]) -> str:
+    """Write the parts of a key as a compact JSON array, in the declared order of the entity.
+
+    Args:
+        parts: Text, whole numbers, truth values, dates, times (a naive one is UTC), or numpy's scalars of those.
+
+    Raises:
+        InputError: A part is null: such a row has no key and matches nothing.
+
+    Example:
+        >>> entity_key(["10002", 7]), entity_key(["é", date(2011, 9, 1)])
+        ('["10002",7]', '["é","2011-09-01"]')
+    """
+    return _ENCODE([_plain(part) for part in parts]).decode()
+
+
+def key_part(value: object, kind: str) -> object | None:
+    """Bring one part of a key, as a caller gave it, to the type that the view has; None where it cannot match.
+
+    Args:
+        value: From a request, a table or the command line.
+        kind: Arrow's name of the key column's type, such as ``int64`` or ``string``.
+
+    Example:
+        >>> key_part("7", "int64"), key_part(7.0, "int64"), key_part(7, "string"), key_part("x", "int64")
+        (7, 7, None, None)
+    """
+    if type(value) is str:
+        if kind.endswith("string"):
+            return value
+        return _from_text(value, kind)
+    if value is None:
+        return None
+    value = _plain(value)
+    if kind.startswith(("int", "uint")):
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if kind.startswith("timestamp"):
+        return value if isinstance(value, datetime) else None
+    if kind.startswith("date"):
+        return value if isinstance(value, date) and not isinstance(value, datetime) else None
+    if kind.startswith("bool"):
+        return value if isinstance(value, bool) else None
+    if kind in {"double", "float"}:
+        return float(value) if isinstance(value, int | float) else None
+    return None if kind.endswith("string") and not isinstance(value, str) else value
+
+
+def _from_text(value: str, kind: str) -> object | None:
+    try:
+        if kind.startswith(("int", "uint")):
+            return int(value)
+        if kind.startswith("timestamp"):
+            return utc(value)
+        if kind.startswith("date"):
+            return date.fromisoformat(value)
+        if kind in {"double", "float"}:
+            return float(value)
+    except (ValueError, InputError):
+        return None
+    return {"true": True, "false": False}.get(value) if kind == "bool" else None
+
+
+def _plain(part: Any) -> object:
+    if part is None:
+        raise InputError("A part of the entity key is null.", mend="a row without a key matches nothing: leave it out")
+    if hasattr(part, "item"):
+        part = part.item()
+    return utc(part) if isinstance(part, datetime) else part

@@ -1,0 +1,209 @@
+"""The embedded online store: one LMDB environment in a folder, shared by all processes of one machine."""
+
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from towpath.errors import UnavailableError
+
+__all__ = ["LmdbOnlineStore"]
+
+_FIRST_MAP_BYTES = 64 * 1024 * 1024
+_KEY_BYTES = 511
+_TABLES = 1_024
+_TIMES = slice(0, 16)
+_by_key = itemgetter(0)
+
+_open: "dict[Path, _Environment]" = {}
+_open_lock = threading.Lock()
+
+
+class LmdbOnlineStore:
+    r"""Newest feature row per entity in LMDB: readers never wait for a writer, one writer at a time.
+
+    Args:
+        url: ``lmdb://FOLDER``.
+        folder: What a relative FOLDER is relative to.
+
+    Raises:
+        UnavailableError: The folder cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> store = LmdbOnlineStore("lmdb://online", Path(tempfile.mkdtemp()))
+        >>> store.write("prices", [(b"[1]", b"\0" * 15 + b"\2new"), (b"[1]", b"\0" * 15 + b"\1old")])
+        >>> store.read("prices", [b"[1]", b"[2]"])[0][16:], store.count("prices")
+        (b'new', 1)
+        >>> store.close()
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._path = (folder / url.removeprefix("lmdb://")).resolve()
+        self._closed = False
+        with _open_lock:
+            if self._path not in _open:
+                _open[self._path] = _Environment(self._path)
+            self._env = _open[self._path]
+            self._env.users += 1
+
+    def __repr__(self) -> str:
+        return f"LmdbOnlineStore({str(self._path)!r})"
+
+    def write(self, table: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put rows: per key the newer stays, of equals the later; all of a call, or nothing.
+
+        Raises:
+            UnavailableError: The disk is full or fails.
+        """
+        # In key order a page is touched once; the sort is stable, so that the later of equals stays the later.
+        ordered = sorted(((_stored(key), value) for key, value in rows), key=_by_key)
+        with self._env.write_lock, _errors(self._path):
+            while True:
+                try:
+                    return self._write(table, ordered)
+                except lmdb.MapFullError:
+                    self._env.grow()
+                except lmdb.MapResizedError:
+                    self._env.grown_elsewhere()
+
+    def read(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """One value per key, in the order asked; None where there is none.
+
+        Raises:
+            UnavailableError: The file is damaged or away.
+        """
+        with self._env.reading_lock, _errors(self._path):
+            try:
+                return self._read(table, keys)
+            except lmdb.MapResizedError:
+                self._env.grown_elsewhere()
+            except (lmdb.BadDbiError, lmdb.InvalidParameterError):
+                self._env.handles.pop(table, None)  # another process dropped it and made it anew
+            return self._read(table, keys)
+
+    def tables(self) -> list[str]:
+        """Names of all tables, sorted."""
+        with self._env.reading_lock, _errors(self._path), self._env.begin() as txn:
+            return sorted(key.decode() for key in txn.cursor().iternext(keys=True, values=False))
+
+    def count(self, table: str) -> int:
+        """Number of rows; 0 where there is no such table."""
+        with self._env.reading_lock, _errors(self._path):
+            handle = self._env.handle(table)
+            if handle is None:
+                return 0
+            with self._env.begin() as txn:
+                return txn.stat(handle)["entries"]
+
+    def drop(self, table: str) -> None:
+        """Remove a table and its rows; no error where there is none."""
+        with self._env.write_lock, self._env.reading_lock, _errors(self._path):
+            handle = self._env.handle(table)
+            if handle is not None:
+                with self._env.begin(write=True) as txn:
+                    txn.drop(handle, delete=True)
+                self._env.handles.pop(table, None)
+
+    def close(self) -> None:
+        """Let go of the folder; the last of this process's stores closes it."""
+        with _open_lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._env.users -= 1
+            if self._env.users == 0:
+                del _open[self._path]
+                self._env.close()
+
+    def _write(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        with self._env.reading_lock:
+            handle = self._env.handle(table, create=True)
+        with self._env.begin(write=True) as txn:
+            get, put = txn.get, txn.put
+            for key, value in rows:
+                standing = get(key, None, handle)
+                if standing is None or standing[_TIMES] <= value[_TIMES]:
+                    put(key, value, db=handle)
+
+    def _read(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        handle = self._env.handle(table)
+        if handle is None:
+            return [None] * len(keys)
+        with self._env.begin() as txn:
+            get = txn.get
+            return [get(key if len(key) <= _KEY_BYTES else _stored(key), None, handle) for key in keys]
+
+
+class _Environment:
+    """LMDB allows a file to be open once in a process; so all stores of one path share this.
+
+    ``write_lock`` is held by the one writer, ``reading_lock`` for the microseconds of a read and while the map is resized,
+    which LMDB allows only when no transaction of the process is under way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.users = 0
+        self.write_lock = threading.Lock()
+        self.reading_lock = threading.RLock()
+        self.handles: dict[str, Any] = {}
+        with _errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lmdb = lmdb.open(
+                str(path),
+                map_size=_FIRST_MAP_BYTES,
+                max_dbs=_TABLES,
+                max_readers=1_024,
+                readahead=False,
+                metasync=False,
+            )
+            self._lmdb.reader_check()  # readers that were killed would keep old pages for ever
+
+    def begin(self, *, write: bool = False) -> Any:
+        return self._lmdb.begin(write=write)
+
+    def handle(self, table: str, *, create: bool = False) -> Any | None:
+        """The table, opened once; none where there is none."""
+        if table not in self.handles:
+            try:
+                self.handles[table] = self._lmdb.open_db(table.encode(), create=create)
+            except (lmdb.NotFoundError, lmdb.ReadonlyError):
+                return None
+        return self.handles[table]
+
+    def grow(self) -> None:
+        with self.reading_lock:
+            self._lmdb.reader_check()
+            self._lmdb.set_mapsize(self._lmdb.info()["map_size"] * 2)
+
+    def grown_elsewhere(self) -> None:
+        """Another process made the map larger: take its size."""
+        with self.reading_lock:
+            self._lmdb.set_mapsize(0)
+
+    def close(self) -> None:
+        self._lmdb.close()
+
+
+def _stored(key: bytes) -> bytes:
+    """LMDB keys have at most 511 bytes; a longer one is kept by its digest, which no JSON text begins like."""
+    return key if len(key) <= _KEY_BYTES else b"\0sha256:" + sha256(key).digest()
+
+
+@contextmanager
+def _errors(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (lmdb.MapFullError, lmdb.MapResizedError):
+        raise
+    except (lmdb.Error, OSError) as error:
+        raise UnavailableError(
+            f"The online store cannot be used: {error}.",
+            f"lmdb://{path}",
+            "check the disk and the rights of the folder",
+        ) from error
