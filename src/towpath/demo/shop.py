@@ -210,7 +210,7 @@ class Shop:
 
 
 def open_shop(
-    rng: np.random.Generator, *, items: int = 120, new_items: int = 3, new_on: date = date(2026, 2, 5)
+    rng: np.random.Generator, *, items: int = 120, new_items: int = 3, new_on: date = date(2026, 4, 16)
 ) -> Shop:
     """Make the items of a shop.
 

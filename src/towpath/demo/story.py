@@ -29,7 +29,7 @@ class Story:
 
     Example:
         >>> STORY.morning(0).isoformat(), STORY.until.isoformat()
-        ('2026-02-02T06:00:00+00:00', '2026-02-18')
+        ('2026-04-13T06:00:00+00:00', '2026-04-29')
         >>> [event.kind for event in STORY.on(3)]
         ['new_items']
     """
@@ -67,8 +67,8 @@ class Story:
 
 
 STORY = Story(
-    history_since=date(2025, 1, 1),
-    start=date(2026, 2, 2),
+    history_since=date(2025, 3, 10),
+    start=date(2026, 4, 13),
     days=16,
     events=(
         Event(2, "kill", "a merchant saw odd numbers and wanted the recent mean for the afternoon"),
