@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from towpath.types import Reason
 
@@ -32,8 +32,8 @@ class Meter:
         if folder is not None:
             from prometheus_client import metrics, values
 
-            multi_process: Any = values.MultiProcessValue
-            metrics.values.ValueClass = multi_process(process_identifier=lambda: slot)
+            values_of_slot = cast("Any", values).MultiProcessValue(process_identifier=lambda: slot)
+            metrics.values.ValueClass = values_of_slot
         self.registry: CollectorRegistry = CollectorRegistry()
         labels = ("model", "version", "source", "reason", "consumer")
         self._rows: Counter = Counter("towpath_rows", "Rows answered.", labels, registry=self.registry)

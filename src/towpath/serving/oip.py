@@ -27,6 +27,7 @@ __all__ = [
     "Wanted",
     "bytes_of",
     "checked_shape",
+    "chosen",
     "decode",
     "decode_json",
     "encode",
@@ -151,10 +152,10 @@ def encode(
     Raises:
         InputError: An output was asked for that the model does not have.
     """
-    chosen = _chosen(tensors, wanted, binary_output)
+    asked = chosen(tensors, wanted, binary_output=binary_output)
     outputs: list[dict[str, Any]] = []
     tail: list[bytes | memoryview] = []
-    for one, binary in chosen:
+    for one, binary in asked:
         described: dict[str, Any] = {"name": one.name, "datatype": one.datatype, "shape": list(one.array.shape)}
         if binary:
             raw = bytes_of(one)
@@ -283,7 +284,12 @@ def _wanted(outputs: Any, *, binary: bool) -> list[Wanted]:
     return wanted
 
 
-def _chosen(tensors: Sequence[Tensor], wanted: Sequence[Wanted], binary_output: bool) -> list[tuple[Tensor, bool]]:
+def chosen(tensors: Sequence[Tensor], wanted: Sequence[Wanted], *, binary_output: bool) -> list[tuple[Tensor, bool]]:
+    """The outputs that were asked for, in that order, each with whether it goes out as binary; all where none was named.
+
+    Raises:
+        InputError: One was asked for that the model does not have.
+    """
     if not wanted:
         return [(one, binary_output) for one in tensors]
     by_name = {one.name: one for one in tensors}

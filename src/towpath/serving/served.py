@@ -142,7 +142,7 @@ class Served:
         """
         if self.reader is None:
             return Prepared(columns_from_rows(self.signature, rows, extra=self.extra), None, [], None)
-        if not all(isinstance(row, Mapping) for row in rows):
+        if not all(isinstance(cast("object", row), Mapping) for row in rows):
             raise InputError("A row is no JSON object.", mend='send {"rows": [{"column": value}]}')
         asked = {key: [row.get(key) for row in rows] for key in self.keys if any(key in row for row in rows)}
         if not asked:
@@ -177,7 +177,7 @@ class Served:
                 raise InputError(f"There is no input '{name}'{nearest(name, [*self.names, *self.extra])}.")
         keys = {key: _flat(key, given[key], n).tolist() for key in self.keys if key in given}
         online = self.reader.read(keys, n, now_us) if self.reader is not None and keys else None
-        looked = online.columns if online is not None else {}
+        looked: Columns = online.columns if online is not None else {}
         columns: dict[str, NDArray[Any]] = {}
         for field in self.signature.inputs:
             if field.name in given:
@@ -306,11 +306,11 @@ def _still_missing(missing: Sequence[tuple[str, ...]], rows: Sequence[Mapping[st
 
 
 def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    if isinstance(value, np.ndarray):
-        return value.tolist()
+    """A value of an array as JSON knows it; a number that is no number is null."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = cast("Any", value).tolist()
+    if isinstance(value, float):
+        return value if isfinite(value) else None
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 

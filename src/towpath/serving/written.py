@@ -73,7 +73,7 @@ def _targets(work: Work, base: Served) -> list[int | None]:
     ]
 
 
-def _features(work: Work, base: Served) -> list[dict[str, Any] | None] | None:
+def _features(work: Work, base: Served) -> Any:
     prepared = work.prepared.get(base.version)
     if prepared is None:
         return None
@@ -124,7 +124,7 @@ def _journalled(
 
 def _kept(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """The value, or its digest and size where it is larger than 4 KiB."""
-    if sum(len(v) if isinstance(v, str | list | bytes) else 1 for v in value.values()) * 2 < _KEPT_BYTES and not any(
+    if sum(len(v) if isinstance(v, str | bytes) else 1 for v in value.values()) * 2 < _KEPT_BYTES and not any(
         isinstance(v, list) for v in value.values()
     ):
         return value

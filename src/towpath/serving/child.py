@@ -1,0 +1,48 @@
+"""The process of a spawned worker: reads its configuration from stdin, says its ports, serves until stdin closes."""
+
+import os
+import pickle
+import struct
+import sys
+
+from towpath.errors import TowpathError
+from towpath.serving.worker import Ports, Worker, WorkerConfig
+
+__all__ = ["main"]
+
+_LENGTH = struct.Struct("<I")
+
+
+def main() -> int:
+    """Serve as the supervisor says."""
+    from towpath.serving.worker import ready_line
+
+    ready = int(sys.argv[1])
+    (length,) = _LENGTH.unpack(_exactly(_LENGTH.size))
+    # our own supervisor's bytes, over a pipe that nobody else has: a clock and settings, never a model or a request
+    config: WorkerConfig = pickle.loads(_exactly(length))  # noqa: S301 - see above
+
+    def say(ports: Ports) -> None:
+        os.write(ready, ready_line(ports))
+
+    try:
+        return Worker(config).run(say, until_eof=True)
+    except TowpathError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _exactly(size: int) -> bytes:
+    """Read from the raw descriptor: what follows is left for the event loop to watch."""
+    parts: list[bytes] = []
+    while size:
+        part = os.read(0, size)
+        if not part:
+            raise SystemExit(2)
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

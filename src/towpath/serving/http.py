@@ -1,0 +1,406 @@
+"""HTTP: one bare ASGI callable. What is asked once per request is bound once per server."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Protocol, cast
+
+import msgspec
+import orjson
+
+from towpath.clock import Clock
+from towpath.errors import (
+    CallerError,
+    DeniedError,
+    InputError,
+    RetryError,
+    TooLargeError,
+    TowpathError,
+    UnavailableError,
+    UnknownError,
+    nearest,
+)
+from towpath.journal.record import Outcome, OutcomeRow
+from towpath.serving import oip
+from towpath.serving.answer import WireError
+from towpath.serving.answered import Answered, Ask
+from towpath.serving.deployment import Deployment
+from towpath.serving.infer import (
+    ask_of,
+    model_metadata,
+    server_metadata,
+    tensors_of,
+    towpath_parameters,
+    version_of,
+)
+from towpath.serving.metrics import Meter
+from towpath.serving.responder import Responder
+from towpath.settings import ServingSettings
+from towpath.traffic import Consumers
+
+__all__ = ["App", "Health", "OutcomeWriter"]
+
+_log = logging.getLogger("towpath.serving")
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_BINARY = (b"content-type", b"application/octet-stream")
+_DRAIN_S = 2.0
+"""How long a body that was refused is still read and thrown away, so that the caller sees the answer, not a reset."""
+_ID_CHARACTERS = 128
+_PATHS = ("/predict/<model>", "/outcomes/<model>", "/v2", "/v2/models/<model>/infer", "/metrics", "/health")
+
+
+class Health(Protocol):
+    """What the worker knows of itself."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether callers should come."""
+        ...
+
+    @property
+    def says(self) -> Mapping[str, Any]:
+        """State of the worker and of each model."""
+        ...
+
+    def measure(self, meter: Meter) -> None:
+        """Note gauges before they are scraped."""
+        ...
+
+
+class OutcomeWriter(Protocol):
+    """Where outcomes go; `towpath.journal.Journal` is one."""
+
+    def outcomes(self, rows: "list[OutcomeRow]") -> None:
+        """Keep all rows, or raise."""
+        ...
+
+
+class App:
+    """The server's HTTP door.
+
+    Args:
+        responder: Answers.
+        consumers: Knows keys.
+        health: Of this worker.
+        meter: Counts.
+        settings: Limits.
+        outcomes: Takes outcomes; none where there is no journal.
+        clock: Dates outcomes.
+        insecure_open: Said in the metadata.
+    """
+
+    def __init__(
+        self,
+        responder: Responder,
+        *,
+        consumers: Consumers,
+        health: Health,
+        meter: Meter,
+        settings: ServingSettings,
+        outcomes: OutcomeWriter | None,
+        clock: Clock,
+        insecure_open: bool = False,
+    ) -> None:
+        self._responder = responder
+        self._consumers = consumers
+        self._health = health
+        self._meter = meter
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_rows = settings.max_rows
+        self._outcomes = outcomes
+        self._clock = clock
+        self._insecure_open = insecure_open
+        self._encode = msgspec.json.Encoder().encode
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whatever goes wrong is an answer, too."""
+        if scope["type"] != "http":
+            return
+        headers = dict(cast("Headers", scope["headers"]))
+        given_id = headers.get(b"x-request-id")
+        request_id = _readable(given_id) if given_id is not None else ""
+        if not request_id and not scope["path"].startswith("/v2"):  # there the body may name one
+            request_id = self._responder.next_id()
+        try:
+            status, body, more = await self._route(scope, receive, headers, request_id)
+        except TowpathError as error:
+            status, body, more = self._refused(error)
+        except Exception:  # noqa: BLE001 - the edge: a fault of ours is logged whole, and is no bare 500 to the caller
+            _log.exception("a request to %s failed", scope["path"])
+            status, body, more = self._refused(
+                UnavailableError(
+                    "The request could not be answered.", mend="the server's log says why; try again later"
+                )
+            )
+        length = len(body)
+        if scope["method"] == "HEAD":
+            body = b""
+        out: Headers = [(b"content-length", b"%d" % length), *more]
+        if request_id:
+            out.append((b"x-request-id", request_id.encode()))
+        trace = headers.get(b"traceparent")
+        if trace is not None:
+            out.append((b"traceparent", trace))
+        if status == TooLargeError.status:
+            out.append((b"connection", b"close"))
+            await send({"type": "http.response.start", "status": status, "headers": out})
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await _throw_away(receive)
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await send({"type": "http.response.start", "status": status, "headers": out})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _route(
+        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], request_id: str
+    ) -> tuple[int, bytes, Headers]:
+        path = cast("str", scope["path"])
+        method = scope["method"]
+        if path.startswith("/predict/"):
+            _only(method, "POST", path)
+            return await self._predict(path[9:], receive, headers, request_id)
+        if path.startswith("/v2"):
+            return await self._oip(path, method, receive, headers, request_id)
+        if path.startswith("/outcomes/"):
+            _only(method, "POST", path)
+            return await self._outcome(path[10:], receive, headers)
+        _only(method, "GET", path)
+        if path == "/metrics":
+            self._health.measure(self._meter)
+            return 200, self._meter.text(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+        if path in {"/health", "/health/ready"}:
+            return (200 if self._health.ready else 503), orjson.dumps(self._health.says), [_JSON]
+        raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
+
+    async def _predict(
+        self, model: str, receive: Receive, headers: Mapping[bytes, bytes], request_id: str
+    ) -> tuple[int, bytes, Headers]:
+        consumer = self._consumers.name_of(headers.get(b"authorization"))
+        deployment = self._responder.deployment(model)
+        rows = _rows_of(oip.decode_json(await self._body(receive, headers)))
+        if len(rows) > self._max_rows:
+            raise TooLargeError(
+                f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
+            )
+        ask = Ask(rows=rows, consumer=consumer, request_id=request_id, timeout_s=_timeout_s(headers))
+        answered = await self._answered(deployment, ask)
+        return 200, self._encode(answered.answer()), [_JSON]
+
+    async def _answered(self, deployment: Deployment, ask: Ask) -> Answered:
+        steps = self._responder.steps(deployment, ask)
+        try:
+            call = next(steps)
+        except StopIteration as done:  # the model was called inline and nothing had to wait
+            answered = cast("Answered", done.value)
+        else:
+            answered = await self._responder.waited(steps, call)
+        if answered.unanswered:
+            raise answered.error()
+        return answered
+
+    async def _oip(
+        self, path: str, method: str, receive: Receive, headers: Mapping[bytes, bytes], request_id: str
+    ) -> tuple[int, bytes, Headers]:
+        parts = path.strip("/").split("/")[1:]
+        match parts:
+            case []:
+                found = server_metadata(insecure_open=self._insecure_open)
+                return 200, orjson.dumps(found | {"models": sorted(self._responder.deployments.live)}), [_JSON]
+            case ["health", "live"]:
+                return 200, b'{"live":true}', [_JSON]
+            case ["health", "ready"]:
+                return _ready(ready=self._health.ready)
+            case ["models", model, *rest]:
+                version, rest = (rest[1], rest[2:]) if len(rest) > 1 and rest[0] == "versions" else ("", rest)
+                return await self._oip_model(model, version, rest, method, receive, headers, request_id)
+            case _:
+                raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="GET /v2")
+
+    async def _oip_model(
+        self,
+        model: str,
+        version: str,
+        rest: list[str],
+        method: str,
+        receive: Receive,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+    ) -> tuple[int, bytes, Headers]:
+        if rest == ["infer"]:
+            _only(method, "POST", f"/v2/models/{model}/infer")
+            consumer = self._consumers.name_of(headers.get(b"authorization"))
+            deployment = self._responder.deployment(model)
+            number = version_of(deployment, version)
+            request = oip.decode(await self._body(receive, headers), _head_bytes(headers))
+            return await self._infer(deployment, request, number, consumer, headers, request_id)
+        deployment = self._responder.deployment(model)
+        number = version_of(deployment, version)
+        if rest == ["ready"]:
+            return _ready(ready=self._health.ready and (deployment.ready if number is None else True))
+        if rest:
+            raise UnknownError(
+                f"There is no '{'/'.join(rest)}' of a model.", mend="infer, ready, or nothing for metadata"
+            )
+        return 200, orjson.dumps(model_metadata(deployment)), [_JSON]
+
+    async def _infer(
+        self,
+        deployment: Deployment,
+        request: oip.InferRequest,
+        version: int | None,
+        consumer: str,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+    ) -> tuple[int, bytes, Headers]:
+        ask = ask_of(
+            deployment,
+            request,
+            max_rows=self._max_rows,
+            consumer=consumer,
+            request_id=request_id or request.id,
+            version=version,
+            timeout_s=_timeout_s(headers),
+        )
+        answered = await self._answered(deployment, ask)
+        answerer = answered.versions[0]
+        head: dict[str, Any] = {
+            "model_name": deployment.model,
+            "model_version": "" if answerer is None else str(answerer),
+            "parameters": {"towpath": towpath_parameters(answered)},
+        }
+        if request.id:
+            head["id"] = request.id
+        tensors = tensors_of(deployment, answered)
+        body, head_bytes = oip.encode(head, tensors, request.wanted, binary_output=request.binary_output)
+        if head_bytes is None:
+            return 200, body, [_JSON]
+        return 200, body, [_BINARY, (b"inference-header-content-length", b"%d" % head_bytes)]
+
+    async def _outcome(
+        self, model: str, receive: Receive, headers: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, Headers]:
+        from towpath.journal.outcomes import outcome_rows
+
+        consumer = self._consumers.name_of(headers.get(b"authorization"))
+        deployment = self._responder.deployment(model)
+        if self._outcomes is None:
+            raise UnavailableError("This server keeps no journal.", mend="send outcomes to one that does")
+        given = oip.decode_json(await self._body(receive, headers))
+        if isinstance(given, dict):
+            given = cast("dict[str, Any]", given).get("outcomes", given)
+        try:
+            posted = msgspec.convert(given if isinstance(given, list) else [given], list[Outcome])
+        except msgspec.ValidationError as error:
+            raise InputError(
+                f"An outcome does not fit: {error}", mend="prediction_id, or entity_key and target_at"
+            ) from None
+        rows = outcome_rows(
+            posted, project=deployment.project, model=model, consumer=consumer, arrived_at=self._clock.now()
+        )
+        self._outcomes.outcomes(rows)
+        return 202, orjson.dumps({"accepted": len(rows)}), [_JSON]
+
+    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+        """The whole body; refused from its length before it is read, else as soon as it has grown too large."""
+        limit = self._max_body_bytes
+        declared = headers.get(b"content-length")
+        if declared is not None and int(declared) > limit:
+            raise _too_large(int(declared), limit)
+        message = await receive()
+        if not message.get("more_body"):
+            return message.get("body", b"")
+        parts, size = [message.get("body", b"")], len(message.get("body", b""))
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise InputError("The caller went away.")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise _too_large(size, limit)
+        return b"".join(parts)
+
+    def _refused(self, error: TowpathError) -> tuple[int, bytes, Headers]:
+        self._meter.refused(error.code)
+        status = (
+            error.status if isinstance(error, CallerError | RetryError) or error.status == TooLargeError.status else 503
+        )
+        more: Headers = [_JSON]
+        if status == UnavailableError.status:
+            more.append((b"retry-after", b"1"))
+        if isinstance(error, DeniedError):
+            more.append((b"www-authenticate", b"Bearer"))
+        return status, self._encode(WireError(error=error.what, code=error.code, mend=error.mend)), more
+
+
+def _rows_of(body: Any) -> list[Any]:
+    """``{"rows": [...]}``, a list of rows, or one row."""
+    if isinstance(body, dict):
+        rows = cast("dict[str, Any]", body).get("rows")
+        body = cast("Any", [body]) if rows is None else rows
+    if not isinstance(body, list):
+        raise InputError("The body is neither rows nor one row.", mend='send {"rows": [{"column": value}]}')
+    rows = cast("list[Any]", body)
+    if not rows:
+        raise InputError("Field 'rows' is empty.", mend="send at least one row")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"Row {number} of 'rows' is no JSON object.", mend='send {"rows": [{"column": value}]}')
+    return rows
+
+
+def _timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
+    text = headers.get(b"towpath-timeout-ms")
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InputError("The header 'Towpath-Timeout-Ms' is no whole number of milliseconds above 0.")
+    return int(text) / 1e3
+
+
+def _head_bytes(headers: Mapping[bytes, bytes]) -> int | None:
+    text = headers.get(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise InputError("The header 'Inference-Header-Content-Length' is no whole number.")
+    return int(text)
+
+
+def _readable(given: bytes) -> str:
+    """The caller's own id, if it is one that can go into logs and headers."""
+    text = given.decode("latin-1")
+    return text if len(text) <= _ID_CHARACTERS and text.isascii() and text.isprintable() else ""
+
+
+def _only(method: str, allowed: str, path: str) -> None:
+    if method != allowed and not (allowed == "GET" and method == "HEAD"):
+        raise InputError(f"'{path}' does not take {method}.", mend=f"use {allowed}")
+
+
+def _ready(*, ready: bool) -> tuple[int, bytes, Headers]:
+    return (200, b'{"ready":true}', [_JSON]) if ready else (503, b'{"ready":false}', [_JSON])
+
+
+def _too_large(size: int, limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"The body has {size:,} bytes or more (limit {limit:,}).",
+        mend="send fewer rows, or raise serving.max_body_bytes",
+    )
+
+
+async def _throw_away(receive: Receive) -> None:
+    until = time.monotonic() + _DRAIN_S
+    while time.monotonic() < until:
+        try:
+            message = await asyncio.wait_for(receive(), timeout=until - time.monotonic())
+        except TimeoutError:
+            return
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return

@@ -1,0 +1,171 @@
+"""The Open Inference Protocol over our own answers, for HTTP and gRPC alike: metadata, tensors in, tensors out."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath.errors import InputError, TooLargeError, UnknownError
+from towpath.serving.answered import Answered, Ask
+from towpath.serving.deployment import Deployment
+from towpath.serving.oip import DTYPES, InferRequest, Tensor, tensor
+from towpath.serving.served import Served
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from towpath.models.manifest import Field
+
+__all__ = ["ask_of", "model_metadata", "server_metadata", "tensors_of", "towpath_parameters", "version_of"]
+
+_ARROW_DATATYPES = {
+    "double": "FP64",
+    "float": "FP32",
+    "halffloat": "FP16",
+    "bool": "BOOL",
+    **{f"{sign}int{bits}": f"{sign}INT{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+"""Arrow's name → OIP's; everything else (text, times) travels as BYTES."""
+_EXTENSIONS = ["binary_tensor_data"]
+
+
+def server_metadata(*, insecure_open: bool) -> dict[str, Any]:
+    """``GET /v2``."""
+    metadata: dict[str, Any] = {"name": "towpath", "version": _version(), "extensions": _EXTENSIONS}
+    if insecure_open:
+        metadata["insecure_open"] = True
+    return metadata
+
+
+def model_metadata(deployment: Deployment) -> dict[str, Any]:
+    """``GET /v2/models/<model>``: names, types and shapes as the model itself has them.
+
+    A model whose features are looked up names its keys; the features themselves are taken, too, one tensor each.
+    """
+    served = deployment.champion or next(iter(deployment.versions.values()), None)
+    inputs: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
+    if served is not None:
+        if served.reader is not None:
+            inputs = [{"name": key, "datatype": "BYTES", "shape": [-1]} for key in served.keys]
+        else:
+            inputs = [_described(field) for field in served.signature.inputs]
+        outputs = [_described(field) for field in served.signature.outputs]
+    return {
+        "name": deployment.model,
+        "versions": [str(version) for version in sorted(deployment.versions)],
+        "platform": "towpath" if served is None else f"towpath_{served.manifest.artefact.format}",
+        "inputs": inputs,
+        "outputs": outputs,
+        "parameters": {"unit": _unit(served)} if served is not None else {},
+    }
+
+
+def version_of(deployment: Deployment, text: str) -> int | None:
+    """The version that a path or a message names; none for whoever the policy picks.
+
+    Raises:
+        UnknownError: It is not loaded.
+    """
+    if not text:
+        return None
+    if not text.isdigit() or int(text) not in deployment.versions:
+        loaded = ", ".join(str(version) for version in sorted(deployment.versions)) or "none"
+        raise UnknownError(f"Version '{text}' of '{deployment.model}' is not served; loaded: {loaded}.")
+    return int(text)
+
+
+def ask_of(deployment: Deployment, request: InferRequest, *, max_rows: int, **more: Any) -> Ask:
+    """Tensors as a request of columns; the first dimension is the row.
+
+    Raises:
+        InputError: A tensor without a dimension, or one name twice.
+        TooLargeError: More rows than are taken.
+    """
+    columns = {one.name: one.array for one in request.tensors}
+    if len(columns) != len(request.tensors):
+        raise InputError("Two inputs have the same name.")
+    if any(array.ndim == 0 for array in columns.values()):
+        name = next(name for name, array in columns.items() if array.ndim == 0)
+        raise InputError(f"Input '{name}' has no dimension; the first one is the row.")
+    served = deployment.champion
+    if served is not None and len(columns) == 1:
+        ((name, only),) = columns.items()
+        if only.ndim == 1 and name not in served.names and name not in served.extra and only.size == len(served.names):
+            columns = {name: only.reshape(1, -1)}
+    rows = len(next(iter(columns.values())))
+    if rows > max_rows:
+        raise TooLargeError(f"The request has {rows} rows (limit {max_rows}).", mend="send several requests")
+    return Ask(columns=columns, rows_count=rows, **more)
+
+
+def tensors_of(deployment: Deployment, answered: Answered) -> list[Tensor]:
+    """The outputs of an answer: the model's own arrays where it answered all rows, else built from the rows.
+
+    A row without a value is NaN in a float and an empty text in BYTES; an integer output becomes FP64 where one is null.
+    """
+    if answered.outputs is not None:
+        return [tensor(name, array) for name, array in answered.outputs.items()]
+    served = deployment.champion
+    fields = served.signature.outputs if served is not None else ()
+    first = fields[0].name if fields else "prediction"
+    found = [tensor(first, _column(answered.predictions, fields[0] if fields else None))]
+    for field in fields[1:]:
+        extras = answered.extras or [None] * answered.count
+        found.append(tensor(field.name, _column([None if e is None else e.get(field.name) for e in extras], field)))
+    return found
+
+
+def towpath_parameters(answered: Answered) -> dict[str, Any]:
+    """Who answered, under ``parameters.towpath``: one value where it is the same for all rows, else one a row."""
+    parameters: dict[str, Any] = {
+        "prediction_id": answered.prediction_id,
+        "source": _once(answered.sources),
+        "reason": _once(answered.reasons),
+        "version": _once(answered.versions),
+        "arm": _once(answered.arms),
+    }
+    if answered.missing is not None:
+        parameters["missing"] = _once(answered.missing)
+    return parameters
+
+
+@cache
+def _version() -> str:
+    return importlib.metadata.version("towpath")
+
+
+def _unit(served: Served) -> str:
+    if served.manifest.unit is not None:
+        return served.manifest.unit
+    return "entity key" if served.entity else "prediction (not sticky)"
+
+
+def _described(field: "Field") -> dict[str, Any]:
+    datatype = field.type if field.type in DTYPES else _ARROW_DATATYPES.get(field.type, "BYTES")
+    return {"name": field.name, "datatype": datatype, "shape": list(field.shape)}
+
+
+def _once(values: Sequence[Any]) -> Any:
+    first = values[0]
+    return first if len(values) == 1 or all(value == first for value in values) else list(values)
+
+
+def _column(values: list[Any], field: "Field | None") -> "NDArray[Any]":
+    kind = (
+        DTYPES.get(field.type if field.type in DTYPES else _ARROW_DATATYPES.get(field.type, "BYTES")) if field else None
+    )
+    try:
+        if kind is not None and kind.kind == "f":
+            return np.array([np.nan if value is None else value for value in values], dtype=kind)
+        if None not in values:
+            return np.array(values, dtype=kind)
+        if kind is not None and kind.kind in "iub":
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    except (ValueError, TypeError):  # rows of different lengths: a ranking and a constant, say
+        pass
+    text = np.empty(len(values), dtype=object)
+    text[:] = ["" if value is None else value if isinstance(value, str) else str(value) for value in values]
+    return text

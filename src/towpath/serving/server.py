@@ -1,0 +1,283 @@
+"""Two ways to serve: the models of an object store, or one bare model file."""
+
+import hashlib
+import ipaddress
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from towpath.clock import Clock, SystemClock
+from towpath.errors import InputError, RefusedError
+from towpath.models.manifest import Artefact, Manifest, StoredFile
+from towpath.project.declarations import OutputDeclaration, ServingDeclaration
+from towpath.registry.log import TrafficState
+from towpath.serving.deployment import Deployment
+from towpath.serving.served import Served
+from towpath.serving.worker import Ports, Worker, WorkerConfig
+from towpath.settings import ServingSettings
+from towpath.stores.objects import Objects
+from towpath.traffic import Consumers, Policy
+
+if TYPE_CHECKING:
+    from towpath.serving.supervisor import Supervisor
+
+__all__ = ["bare_deployment", "refuse_open_door", "serve_file", "serve_store", "store_server"]
+
+_NAME_LENGTH = 63
+
+
+def store_server(
+    settings: ServingSettings,
+    *,
+    objects_url: str,
+    online_url: str,
+    keys: Path,
+    folder: Path,
+    state: Path | None = None,
+    environment: str = "local",
+    models: Sequence[str] = (),
+    insecure_open: bool = False,
+    clock: Clock | None = None,
+) -> "Supervisor":
+    """Make a server of all models of an object store; used as a context manager it starts and stops.
+
+    Args:
+        settings: Host, ports, workers, limits.
+        objects_url: The fleet's object store.
+        online_url: The online store.
+        keys: Folder of the public keys that are trusted.
+        folder: What relative URLs and ``settings.journal`` are relative to.
+        state: Folder for caches of this host; ``.towpath/serving`` of `folder` unless given.
+        environment: Stands in the journal.
+        models: Names to serve; all unless given.
+        insecure_open: Whether a host beyond loopback may be bound without keys.
+        clock: The system's unless given.
+
+    Raises:
+        RefusedError: The host is beyond loopback and there are no consumers; or this is native Windows.
+    """
+    from towpath.serving.supervisor import Flusher, Supervisor
+
+    _refuse_windows()
+    clock = clock or SystemClock()
+    folder = folder.resolve()
+    state = (state or folder / ".towpath" / "serving").resolve()
+    objects = Objects(objects_url, folder)
+    consumers = Consumers(objects)
+    consumers.refresh()
+    refuse_open_door(settings.host, keyed=len(consumers) > 0, insecure_open=insecure_open)
+    journal = folder / settings.journal
+    metrics = state / f"metrics-{os.getpid()}" if settings.workers > 1 else None
+    if metrics is not None and metrics.is_dir():
+        for stale in metrics.iterdir():  # of a process that had our number before us
+            stale.unlink()
+    config = WorkerConfig(
+        settings=settings,
+        ports=Ports(settings.host, settings.port, settings.grpc_port),
+        journal=journal,
+        objects_url=objects_url,
+        online_url=online_url,
+        keys=keys,
+        cache=state / "versions",
+        folder=folder,
+        models=tuple(models),
+        environment=environment,
+        clock=clock,
+        workers=settings.workers,
+        metrics=metrics,
+        insecure_open=insecure_open,
+    )
+    return Supervisor(config, flusher=Flusher(journal, objects, clock=clock, every_s=settings.flush_s))
+
+
+def serve_store(
+    settings: ServingSettings,
+    *,
+    objects_url: str,
+    online_url: str,
+    keys: Path,
+    folder: Path,
+    state: Path | None = None,
+    environment: str = "local",
+    models: Sequence[str] = (),
+    insecure_open: bool = False,
+    clock: Clock | None = None,
+    on_ready: Callable[[Ports], None] | None = None,
+) -> int:
+    """Serve the models of an object store until SIGTERM or SIGINT; see `store_server`.
+
+    Returns:
+        The exit code: 0 after a drain.
+    """
+    server = store_server(
+        settings,
+        objects_url=objects_url,
+        online_url=online_url,
+        keys=keys,
+        folder=folder,
+        state=state,
+        environment=environment,
+        models=models,
+        insecure_open=insecure_open,
+        clock=clock,
+    )
+    ports = server.start()
+    if on_ready is not None:
+        on_ready(ports)
+    return server.wait()
+
+
+def serve_file(
+    path: Path,
+    *,
+    settings: ServingSettings | None = None,
+    name: str = "",
+    trust_pickle: bool = False,
+    state: Path | None = None,
+    insecure_open: bool = False,
+    clock: Clock | None = None,
+    on_ready: Callable[[Ports], None] | None = None,
+    on_state: Callable[[Path], None] | None = None,
+) -> int:
+    """Serve one bare model file in this process until SIGTERM or SIGINT.
+
+    Args:
+        path: The file; its format is told from its bytes.
+        settings: Host, ports, limits.
+        name: What it is called; the file's stem unless given.
+        trust_pickle: Whether a pickle may be loaded, which runs its code; loopback only.
+        state: Folder for journal and objects; a temporary one unless given. Nothing is made beside the file.
+        insecure_open: Whether a host beyond loopback may be bound.
+        clock: The system's unless given.
+        on_ready: Told the ports.
+        on_state: Told the folder of the state.
+
+    Returns:
+        The exit code: 0 after a drain.
+
+    Raises:
+        FormatError: The bytes are of no format that is known, or damaged.
+        RefusedError: A pickle without trust, or beyond loopback.
+    """
+    _refuse_windows()
+    # one row is quickest on one thread; read by the frameworks when they are imported, which happens below
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    settings = settings or ServingSettings()
+    clock = clock or SystemClock()
+    if trust_pickle and not _is_loopback(settings.host):
+        raise RefusedError(
+            f"A trusted pickle is served on loopback only, not on '{settings.host}'.",
+            mend="leave --host out, or convert it",
+        )
+    refuse_open_door(settings.host, keyed=False, insecure_open=insecure_open)
+    deployment = bare_deployment(path, name=name, trust_pickle=trust_pickle, clock=clock)
+    state = Path(tempfile.mkdtemp(prefix=f"towpath-{deployment.model}-")) if state is None else state.resolve()
+    if on_state is not None:
+        on_state(state)
+    from towpath.serving.deployments import Fixed
+    from towpath.serving.supervisor import Flusher
+
+    config = WorkerConfig(
+        settings=settings,
+        ports=Ports(settings.host, settings.port, settings.grpc_port),
+        journal=state / "journal",
+        objects_url=str(state / "objects"),
+        folder=state,
+        clock=clock,
+        workers=0,
+        insecure_open=insecure_open,
+    )
+    worker = Worker(config, Fixed(deployment))
+    flusher = Flusher(config.journal, Objects(config.objects_url), clock=clock, every_s=settings.flush_s)
+
+    def ready(ports: Ports) -> None:
+        flusher.start()
+        if on_ready is not None:
+            on_ready(ports)
+
+    code = worker.run(ready)
+    flusher.stop()
+    return code
+
+
+def bare_deployment(path: Path, *, name: str, trust_pickle: bool, clock: Clock) -> Deployment:
+    """A deployment of one file, as version 1 of a model of project ``local``.
+
+    Raises:
+        FormatError: The bytes are of no format that is known, or damaged.
+        InputError: The file is not there, or its stem is no name and none was given.
+    """
+    from towpath.models import load_file
+
+    if not path.is_file():
+        raise InputError(f"There is no file '{path}'.", mend="tow serve FILE")
+    name = name or _name_from(path)
+    model = load_file(path, name=name, trust_pickle=trust_pickle)
+    data = path.read_bytes()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    manifest = Manifest(
+        project="local",
+        team="local",
+        model=name,
+        version=1,
+        created_at=clock.now(),
+        created_by="tow serve",
+        owner="local",
+        artefact=Artefact(
+            file=StoredFile(path=path.name, digest=digest, size_bytes=len(data)),
+            format=model.format,
+            framework=model.framework,
+        ),
+        signature=model.signature,
+        output=OutputDeclaration(kind=model.kind),
+        serving=ServingDeclaration(timeout_ms=30_000),
+    )
+    return Deployment(
+        model=name,
+        project="local",
+        team="local",
+        tier="standard",
+        policy=Policy(TrafficState(champion=1), name),
+        versions={1: Served(manifest, model)},
+        chain=(),
+    )
+
+
+def refuse_open_door(host: str, *, keyed: bool, insecure_open: bool) -> None:
+    """Refuse to bind beyond loopback where anybody could call.
+
+    Raises:
+        RefusedError: The host is beyond loopback, there are no consumers with keys, and nobody said ``--insecure-open``.
+    """
+    if _is_loopback(host) or keyed or insecure_open:
+        return
+    raise RefusedError(
+        f"'{host}' is beyond loopback and there are no consumers with keys: anybody who reaches it could call.",
+        where="serving.host",
+        mend="add a consumer, or say --insecure-open",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_from(path: Path) -> str:
+    """The file's stem as a name: lower case, everything else an underscore."""
+    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in path.name.split(".")[0].lower()).strip("_")
+    if not text or not text[0].isalpha():
+        text = f"model_{text}".rstrip("_")
+    return text[:_NAME_LENGTH]
+
+
+def _refuse_windows() -> None:
+    if sys.platform == "win32":
+        raise RefusedError("Native Windows cannot serve: it has no SO_REUSEPORT and no uvloop.", mend="use WSL")

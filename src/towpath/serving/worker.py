@@ -1,0 +1,355 @@
+"""A worker: one process and one event loop that hold the models and both doors, HTTP and gRPC."""
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from towpath.clock import Clock, SystemClock
+from towpath.errors import RefusedError, TowpathError
+from towpath.journal import Journal
+from towpath.models.manifest import FeatureLock
+from towpath.serving.deployment import Deployments
+from towpath.serving.http import App
+from towpath.serving.metrics import Meter
+from towpath.serving.responder import Responder
+from towpath.settings import ServingSettings
+from towpath.stores.objects import Objects
+from towpath.traffic import Consumers
+
+if TYPE_CHECKING:
+    import grpc.aio
+    import uvicorn
+
+    from towpath.serving.deployments import StoreDeployments
+    from towpath.serving.served import Reader
+
+__all__ = ["Ports", "Worker", "WorkerConfig", "listening"]
+
+_log = logging.getLogger("towpath.serving")
+_FINISH_S = 30
+"""How long requests in flight may take once nobody new is let in."""
+_BACKLOG = 2_048
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Where a server answers."""
+
+    host: str
+    http: int
+    grpc: int
+    pid: int = 0
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a worker needs to know; it crosses to a spawned process."""
+
+    settings: ServingSettings
+    ports: Ports
+    journal: Path
+    """Folder of the workers' own files."""
+    objects_url: str = ""
+    online_url: str = ""
+    keys: Path = Path()
+    """Folder of the public keys that are trusted."""
+    cache: Path = Path()
+    """Folder for the files of versions."""
+    folder: Path = Path()
+    """What relative URLs are relative to."""
+    models: tuple[str, ...] = ()
+    """Names to serve; all unless given."""
+    environment: str = "local"
+    clock: Clock = SystemClock()
+    slot: int = 0
+    workers: int = 1
+    metrics: Path | None = None
+    """Folder in which workers share their counts."""
+    insecure_open: bool = False
+    reuse_port: bool = False
+
+
+class Worker:
+    """Serves until it is told to stop.
+
+    Args:
+        config: What to serve and where.
+        deployments: Of a bare file; those of the object store unless given.
+    """
+
+    def __init__(self, config: WorkerConfig, deployments: Deployments | None = None) -> None:
+        self._config = config
+        self._settings = config.settings
+        self._following: StoreDeployments | None = None
+        self._objects = Objects(config.objects_url, config.folder) if config.objects_url else None
+        # without a store, and so without consumers, everybody on loopback is the consumer `local`
+        self._consumers = Consumers(self._objects if deployments is None else None)
+        self._stop = asyncio.Event()
+        self._draining = False
+        self._proven = deployments is not None
+        if deployments is None:
+            deployments = self._following = self._followed()
+        self._deployments = deployments
+        self._meter = Meter(config.metrics, config.slot)
+        self._journal = Journal(
+            config.journal,
+            server=f"{socket.gethostname()}-{config.slot}",
+            budget_bytes=self._settings.journal_budget_mib << 20,
+            clock=config.clock,
+        )
+        self._responder = Responder(
+            deployments,
+            clock=config.clock,
+            journal=self._journal,
+            meter=self._meter,
+            server=f"{socket.gethostname()}-{config.slot}",
+            environment=config.environment,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether callers should come: proven, not draining, and no model hangs in all of its threads."""
+        return self._proven and not self._draining and not self._stuck
+
+    @property
+    def says(self) -> Mapping[str, Any]:
+        """State of the worker and of each model."""
+        state = "draining" if self._draining else "stuck" if self._stuck else "ready" if self._proven else "starting"
+        models = {
+            name: {
+                "ready": one.ready,
+                "champion": one.policy.state.champion,
+                "revision": one.revision,
+                "problem": one.problem,
+            }
+            for name, one in self._deployments.live.items()
+        }
+        return {"status": state, "models": models, "insecure_open": self._config.insecure_open, "pid": os.getpid()}
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where the supervisor should put another in its place because calls hang in this one."""
+        return 3 if self._stuck else 0
+
+    def measure(self, meter: Meter) -> None:
+        """Note gauges before they are scraped."""
+        lanes = [
+            lane
+            for one in self._deployments.live.values()
+            for served in one.versions.values()
+            for lane in (served.lane, served.fallback_lane)
+        ]
+        meter.state(dropped=self._journal.dropped, abandoned=sum(lane.abandoned for lane in lanes))
+
+    def stop(self) -> None:
+        """Begin to drain; from the event loop's own thread."""
+        self._stop.set()
+
+    def run(self, on_ready: Callable[[Ports], None], *, until_eof: bool = False) -> int:
+        """Serve until SIGTERM, SIGINT, `stop`, or, with `until_eof`, until the supervisor's end of stdin closes.
+
+        Returns:
+            The exit code.
+        """
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self.serve(on_ready, until_eof=until_eof))
+        return self.exit_code
+
+    async def serve(self, on_ready: Callable[[Ports], None], *, until_eof: bool = False) -> None:
+        """Serve in the running event loop."""
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+        if until_eof:
+            loop.add_reader(0, self._on_supervisor_gone)
+        # gRPC takes 0.1 s to import, which a thread spends while HTTP comes up
+        imported = loop.run_in_executor(None, _import_grpc)
+        if self._following is not None:
+            await loop.run_in_executor(None, self._poll)
+        http, listener = self._http()
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        while not http.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
+            await asyncio.sleep(0.001)
+        await imported
+        grpc_server, grpc_port = await self._grpc()
+        ports = Ports(self._config.ports.host, listener.getsockname()[1], grpc_port, os.getpid())
+        following = asyncio.create_task(self._keep_following()) if self._following is not None else None
+        on_ready(ports)
+        await self._stop.wait()
+        self._draining = True
+        await asyncio.sleep(self._settings.drain_ms / 1e3)
+        http.should_exit = True
+        await asyncio.gather(serving, grpc_server.stop(_FINISH_S))
+        if following is not None:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+        self._journal.close()
+
+    def _followed(self) -> "StoreDeployments":
+        from towpath.registry.signing import Trusted
+        from towpath.serving.deployments import StoreDeployments
+
+        if self._objects is None:
+            raise RefusedError("There is nothing to serve.", mend="tow serve FILE, or tow serve --store URL")
+        return StoreDeployments(
+            self._objects,
+            cache=self._config.cache,
+            trusted=Trusted(self._config.keys),
+            open_reader=self._reader,
+            clock=self._config.clock,
+            only=self._config.models,
+        )
+
+    def _reader(self, locks: Sequence[FeatureLock]) -> "Reader":
+        from towpath.features import OnlineReader
+        from towpath.stores.online import open_online
+
+        return OnlineReader(open_online(self._config.online_url, self._config.folder), locks)
+
+    def _poll(self) -> None:
+        """Follow the registry log and the consumers; a store that is away changes nothing."""
+        following = self._following
+        if following is None:
+            return
+        try:
+            following.poll()
+            self._consumers.refresh()
+        except TowpathError as error:
+            _log.warning("the store was not read: %s", error)
+        else:
+            self._proven = True
+
+    async def _keep_following(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._settings.poll_ms / 1e3)
+            try:
+                await loop.run_in_executor(None, self._poll)
+            except Exception:  # noqa: BLE001 - the edge: whatever it was, the next turn tries again
+                _log.exception("following the registry failed")
+            if self._stuck and self._config.workers:
+                _log.error("calls hang; this worker drains and is replaced")
+                self.stop()
+
+    @property
+    def _stuck(self) -> bool:
+        return any(served.stuck for one in self._deployments.live.values() for served in one.versions.values())
+
+    def _http(self) -> "tuple[uvicorn.Server, socket.socket]":
+        import uvicorn
+
+        class QuietServer(uvicorn.Server):
+            """Signals are the worker's, which drains first."""
+
+            @contextmanager
+            def capture_signals(self) -> Generator[None]:
+                yield
+
+        app = App(
+            self._responder,
+            consumers=self._consumers,
+            health=self,
+            meter=self._meter,
+            settings=self._settings,
+            outcomes=self._journal,
+            clock=self._config.clock,
+            insecure_open=self._config.insecure_open,
+        )
+        config = uvicorn.Config(
+            app,  # pyright: ignore[reportArgumentType] - a plain mapping of ours is an ASGI scope
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_FINISH_S,
+            backlog=_BACKLOG,
+        )
+        return QuietServer(config), listening(
+            self._config.ports.host, self._config.ports.http, reuse=self._config.reuse_port
+        )
+
+    async def _grpc(self) -> "tuple[grpc.aio.Server, int]":
+        from towpath.serving.grpc import GrpcService, grpc_server
+
+        service = GrpcService(
+            self._responder,
+            consumers=self._consumers,
+            health=self,
+            meter=self._meter,
+            settings=self._settings,
+            insecure_open=self._config.insecure_open,
+        )
+        server = grpc_server(service, settings=self._settings, reuse_port=self._config.reuse_port)
+        host = f"[{self._config.ports.host}]" if ":" in self._config.ports.host else self._config.ports.host
+        try:
+            port = server.add_insecure_port(f"{host}:{self._config.ports.grpc}")
+        except RuntimeError as error:
+            raise _taken(self._config.ports.host, self._config.ports.grpc, "--grpc-port") from error
+        await server.start()
+        return server, port
+
+    def _on_supervisor_gone(self) -> None:
+        if not os.read(0, 1):
+            asyncio.get_running_loop().remove_reader(0)
+            self.stop()
+
+
+def listening(host: str, port: int, *, reuse: bool) -> socket.socket:
+    """A bound TCP socket.
+
+    Args:
+        host: Address or name.
+        port: 0 takes a free one.
+        reuse: Whether other sockets may share the port, as the workers of one server do.
+
+    Raises:
+        RefusedError: Somebody else has the port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise _taken(host, port, "--port") from error
+    made.setblocking(False)
+    return made
+
+
+def _taken(host: str, port: int, option: str) -> RefusedError:
+    return RefusedError(
+        f"{host}:{port} is taken, or not an address of this machine.", mend=f"{option} 0 takes a free one"
+    )
+
+
+def _import_grpc() -> None:
+
+    importlib.import_module("grpc.aio")
+    importlib.import_module("towpath.serving.grpc").messages()
+
+
+def ready_line(ports: Ports) -> bytes:
+    """What a spawned worker tells its supervisor."""
+    return json.dumps({"http": ports.http, "grpc": ports.grpc, "pid": ports.pid}).encode() + b"\n"
