@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from towpath.gate.fallbacks import FallbackCheck
 from towpath.gate.golden import GoldenResult
-from towpath.gate.judge import Evidence, FallbackCheck, judge
+from towpath.gate.judge import Evidence, judge
 from towpath.gate.output import OutputCheck
 from towpath.gate.scores import Better, Scores
 from towpath.gate.table import score_rows, segment_rows, verdict_rows

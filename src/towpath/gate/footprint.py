@@ -2,13 +2,13 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from towpath.errors import ModelError
+from towpath.errors import ModelError, TowpathError
 from towpath.gate.verdict import Footprint
 
 __all__ = ["arguments", "prepare", "read"]
@@ -50,23 +50,20 @@ def arguments(folder: Path) -> list[str]:
     return [sys.executable, "-m", "towpath.gate.footprint", str(folder.resolve())]
 
 
-def read(output: str) -> Footprint:
+def read(lines: Sequence[str]) -> Footprint:
     """Read what the measuring process printed.
 
     Args:
-        output: Its standard output, or the tail of it; the user's own code may have printed before.
+        lines: Its output, or the tail of it; the user's own code may have printed too.
 
     Raises:
-        ModelError: It ended without a measurement.
+        ModelError: It ended without a measurement; the text says what it printed last.
     """
-    for line in reversed(output.splitlines()):
+    for line in reversed(lines):
         if line.startswith(_MARK):
             return msgspec.json.decode(line.removeprefix(_MARK), type=Footprint)
-    last = output.strip().splitlines()[-1:] or ["nothing"]
-    raise ModelError(
-        f"The footprint could not be measured; the process printed last: {last[0][:200]}",
-        mend="load the version by hand: tow predict --version",
-    )
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    raise ModelError(f"The footprint could not be measured; the process printed last: {last[:300]}")
 
 
 def measure(folder: Path) -> Footprint:
@@ -105,4 +102,8 @@ def _peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{_MARK}{msgspec.json.encode(measure(Path(sys.argv[1]))).decode()}\n")
+    try:
+        _found = measure(Path(sys.argv[1]))
+    except TowpathError as error:  # its last line would be the mend, and the fault is what the reader needs
+        sys.exit(f"{error.what} ({error.where})" if error.where else error.what)
+    sys.stdout.write(f"{_MARK}{msgspec.json.encode(_found).decode()}\n")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from towpath.errors import UndefinedError
+from towpath.gate.fallbacks import FallbackCheck
 from towpath.gate.golden import GoldenResult
 from towpath.gate.output import OutputCheck, allowed
 from towpath.gate.scores import Better, Scores, gap, ratio, segment_codes
@@ -17,16 +18,7 @@ from towpath.project.declarations import GateDeclaration, OutputDeclaration
 from towpath.stats.difference import Estimate, ratio_difference
 from towpath.types import Tier
 
-__all__ = ["Evidence", "FallbackCheck", "judge"]
-
-
-class FallbackCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One link of the fallback chain, tried on the held-out rows."""
-
-    name: str
-    passed: bool
-    detail: str
-    """What it answered, or what went wrong."""
+__all__ = ["Evidence", "judge"]
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -72,5 +72,6 @@ def segment_codes(values: Sequence[object] | NDArray[Any]) -> tuple[list[str], N
         found = [None if value != value else value for value in unique.tolist()]  # noqa: PLR0124 - as above
     names = ["null" if value is None else str(value) for value in found]
     sorted_names = sorted(set(names))
-    place = np.array([sorted_names.index(name) for name in names], dtype=np.intp)
+    order = {name: number for number, name in enumerate(sorted_names)}
+    place = np.array([order[name] for name in names], dtype=np.intp)
     return sorted_names, place[codes] if names else codes.astype(np.intp)
