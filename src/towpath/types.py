@@ -27,11 +27,11 @@ __all__ = [
     "utc",
 ]
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}(?!\n)$")]
 """Of a project, model, view, feature, metric: lower case, digits and underscores, a letter first, at most 63."""
 Version = Annotated[int, Meta(ge=1, le=999_999)]
 """A version of a model counts from 1 within its model."""
-Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}(?!\n)$")]
 """Of stored bytes, never of a re-encoding."""
 EntityKey = str
 """The canonical JSON array of the key parts in declared order, such as ``["10002","UK"]``."""
@@ -59,8 +59,8 @@ _UNITS_US = {
     "d": 86_400_000_000,
     "w": 604_800_000_000,
 }
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d|w)")
-_MODEL = re.compile(r"([a-z][a-z0-9_]{0,62})(?:@(\d{1,6}))?")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|m|h|d|w)")
+_MODEL = re.compile(r"([a-z][a-z0-9_]{0,62})(?:@(?!0+$)([0-9]{1,6}))?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -83,10 +83,10 @@ def duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise InputError(f"'{text}' is no duration.", mend="one number and one unit of us ms s m h d w, such as 30d")
-    micros_total = round(float(match[1]) * _UNITS_US[match[2]])
+    micros_total = float(match[1]) * _UNITS_US[match[2]]
     if micros_total > 36_525 * _UNITS_US["d"]:
         raise InputError(f"'{text}' is longer than 100 years.", mend="a shorter duration, or none for no limit")
-    return timedelta(microseconds=micros_total)
+    return timedelta(microseconds=round(micros_total))
 
 
 def duration_text(value: timedelta) -> str:

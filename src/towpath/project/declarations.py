@@ -24,9 +24,11 @@ __all__ = [
     "TrainingHeader",
 ]
 
-Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?\s*(us|ms|s|m|h|d|w)$")]
+Duration = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?\s*(us|ms|s|m|h|d|w)(?!\n)$")]
 """One number, one unit of us ms s m h d w; never negative."""
-FeatureName = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]*/)?[a-z][a-z0-9_]{0,62}\.([a-z_][a-z0-9_]{0,62}|\*)$")]
+FeatureName = Annotated[
+    str, Meta(pattern=r"^([a-z][a-z0-9_]*/)?[a-z][a-z0-9_]{0,62}\.([a-z_][a-z0-9_]{0,62}|\*)(?!\n)$")
+]
 """``view.feature`` or ``view.*``; ``project/view.feature`` reads a view that another project published."""
 Column = Annotated[str, Meta(min_length=1, max_length=63)]
 
@@ -241,7 +243,7 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     cpu: Annotated[float, Meta(gt=0, le=1_024)] | None = None
     """Cores."""
-    memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)?\s*(MiB|GiB|MB|GB)$")] | None = None
+    memory: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?\s*(MiB|GiB|MB|GB)(?!\n)$")] | None = None
     """Such as ``4GiB``."""
     gpu: Annotated[int, Meta(ge=0, le=64)] = 0
     """Whole devices."""
