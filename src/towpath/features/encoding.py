@@ -159,7 +159,7 @@ def decode(
     at = np.flatnonzero(counts) if len(there) == n else _positions(values)[counts]
     if len(at) != len(there):
         block, times = block[counts], times[counts]
-        there = [value for value, keep in zip(there, counts.tolist(), strict=True) if keep]
+        there = [there[i] for i in np.flatnonzero(counts).tolist()]
     event_us = np.full(n, NEVER_US)
     event_us[at] = times[:, 0]
     return Decoded(_columns(block, there, schema, names, at=at, n=n), event_us)

@@ -48,7 +48,8 @@ def training_set_sql(facts: Facts, *, spine: str, as_of: AsOf = "known") -> str:
         as_of: With ``known`` and a declared landing time, rule 4 of the design holds.
 
     Returns:
-        A SELECT of the view's `columns`, in that order: one row per spine row, in the order of ``rn``.
+        A SELECT of the view's `columns`, in that order: one row per spine row, in the order of ``rn`` (a feature of that
+        name would win an unqualified ``order by``).
 
     Example:
         >>> view = Query.parse("select id, at, x from v")
@@ -92,8 +93,10 @@ payload as (
     group by entity, event, landed
 )
 select {chosen}
-from {spine} left join winners using (rn) left join payload using (entity, event, landed)
-order by rn
+from {spine} as spine_rows
+left join winners on spine_rows.rn = winners.rn
+left join payload using (entity, event, landed)
+order by spine_rows.rn
 """.strip()
 
 

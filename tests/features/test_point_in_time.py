@@ -1,0 +1,339 @@
+"""The eight rules, told once more as slowly as possible, and the join held against them on nasty cases."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import hypothesis.strategies as st
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+
+from towpath import features
+from towpath.project.declarations import FeatureHeader
+from towpath.project.folder import ViewFile
+from towpath.settings import WarehouseSettings
+from towpath.sql import Query, quoted
+from towpath.warehouse import FileWarehouse, open_warehouse
+
+START_US = 1_300_000_000_000_000
+TICK_US = 1_000  # a whole millisecond, so that every clock can say it
+KEY_PARTS = ["1", "11", "", '"', "é"]
+NAMES = ["x", "y", "select", 'a"b', "Größe", "event", "landed", "k0", "rn", "t", "facts", "two words", "entity", "f0"]
+
+
+class Row(NamedTuple):
+    """A row of a view: its key, when it became true, when it landed, and its two values."""
+
+    key: tuple[str | None, ...]
+    event: int | None
+    created: int | None
+    features: tuple[int | None, str | None]
+
+
+class Moment(NamedTuple):
+    """A row of a spine."""
+
+    key: tuple[str | None, ...]
+    time: int | None
+
+
+NOTHING = (None, None)
+
+
+def oracle(moment: Moment, rows: Sequence[Row], ttl: int | None, *, known: bool) -> list[tuple[int | None, str | None]]:
+    """All answers that the rules allow; more than one only in a full tie. Quadratic, for reading."""
+    candidates: list[tuple[tuple[int, int], Row]] = []
+    for row in rows:
+        if row.key != moment.key or None in row.key:
+            continue  # rule 2: all parts equal, none null
+        if row.event is None or moment.time is None:
+            continue  # rules 3 and 7: an event without a time, a moment without a time
+        if row.event > moment.time:
+            continue  # rule 3: the future
+        if ttl is not None and row.event < moment.time - ttl:
+            continue  # rule 3: too old; exactly as old as the ttl is not
+        landed = row.event if row.created is None else row.created
+        if known and landed > moment.time:
+            continue  # rule 4: nobody knew it yet
+        candidates.append(((row.event, landed), row))
+    if not candidates:
+        return [NOTHING]  # rule 8
+    greatest = max(times for times, _ in candidates)
+    return [row.features for times, row in candidates if times == greatest]  # rules 5 and 6
+
+
+class Case(NamedTuple):
+    """A view, a spine, and how they are written down."""
+
+    rows: list[Row]
+    moments: list[Moment]
+    ttl: int | None
+    as_of: str
+    declared: bool
+    names: tuple[str, ...]
+    clocks: tuple[pa.DataType, pa.DataType, pa.DataType]
+    by_pandas: bool
+
+
+def ticks(*, spread: int) -> st.SearchStrategy[int | None]:
+    return st.one_of(st.integers(0, spread), st.integers(0, spread), st.none())
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    parts = draw(st.integers(1, 2))
+    spread = draw(st.sampled_from([2, 6, 12]))
+    key = st.tuples(*[st.sampled_from([*KEY_PARTS[: draw(st.sampled_from([1, 3, 5]))], None])] * parts)
+    rows = [
+        Row(k, event, created, (None if empty else i, None if empty else f"row {i}"))
+        for i, (k, event, created, empty) in enumerate(
+            draw(
+                st.lists(
+                    st.tuples(key, ticks(spread=spread), ticks(spread=spread), st.integers(0, 7).map(lambda z: z == 0)),
+                    max_size=14,
+                )
+            )
+        )
+    ]
+    moments = [Moment(k, t) for k, t in draw(st.lists(st.tuples(key, ticks(spread=spread + 3)), max_size=10))]
+    moments += draw(st.lists(st.sampled_from(moments), max_size=3)) if moments else []
+    clock = st.builds(
+        pa.timestamp, st.sampled_from(["ms", "us", "ns"]), st.sampled_from([None, "UTC", "Europe/London"])
+    )
+    return Case(
+        rows=rows,
+        moments=moments,
+        ttl=draw(st.one_of(st.none(), st.integers(0, spread))),
+        as_of=draw(st.sampled_from(["known", "event"])),
+        declared=draw(st.booleans()),
+        names=tuple(draw(st.permutations(NAMES))[: parts + 4]),
+        clocks=(draw(clock), draw(clock), draw(clock)),
+        by_pandas=draw(st.booleans()),
+    )
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stand"]:
+    opened = Stand(tmp_path_factory.mktemp("stand"))
+    yield opened
+    opened.warehouse.close()
+
+
+class Stand:
+    """A warehouse with one table, written anew for each case."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "warehouse" / "marts"
+        self.folder.mkdir(parents=True)
+        self.warehouse: FileWarehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
+        self._numbers = itertools.count()
+
+    def view(self, case: Case) -> features.View:
+        table = view_table(case)
+        name = f"t{next(self._numbers)}"
+        path = self.folder / f"{name}.parquet"
+        if case.by_pandas:
+            table.to_pandas().to_parquet(path, index=False)
+        else:
+            pq.write_table(table, path)
+        *keys, event, created, first, second = case.names
+        wanted = [*keys, event, *([created] if case.declared else []), first, second]
+        header = FeatureHeader(
+            entity=tuple(keys),
+            event_time=event,
+            created_time=created if case.declared else None,
+            ttl=None if case.ttl is None else f"{case.ttl}ms",
+        )
+        sql = f"select {', '.join(quoted(column) for column in wanted)} from marts.{name}"
+        return features.describe(ViewFile(name="v", query=Query.parse(sql, "v.sql"), header=header), self.warehouse)
+
+
+def at(tick: int | None, clock: pa.DataType, row: int = 0) -> int | None:
+    """A tick on a clock; nanoseconds below the microsecond are cut off, whatever they are."""
+    if tick is None:
+        return None
+    us = START_US + tick * TICK_US
+    return us // 1_000 if clock.unit == "ms" else us if clock.unit == "us" else us * 1_000 + row * 37 % 1_000
+
+
+def view_table(case: Case) -> pa.Table:
+    *keys, event, created, first, second = case.names
+    columns = {key: pa.array([row.key[i] for row in case.rows], pa.string()) for i, key in enumerate(keys)}
+    columns[event] = pa.array([at(row.event, case.clocks[0], i) for i, row in enumerate(case.rows)], case.clocks[0])
+    columns[created] = pa.array(
+        [at(row.created, case.clocks[1], 7 * i) for i, row in enumerate(case.rows)], case.clocks[1]
+    )
+    columns[first] = pa.array([row.features[0] for row in case.rows], pa.int64())
+    columns[second] = pa.array([row.features[1] for row in case.rows], pa.string())
+    return pa.table(columns)
+
+
+def spine_table(case: Case) -> pa.Table:
+    keys = case.names[:-4]
+    columns = {key: pa.array([moment.key[i] for moment in case.moments], pa.string()) for i, key in enumerate(keys)}
+    columns["the moment"] = pa.array(
+        [at(m.time, case.clocks[2], 3 * i) for i, m in enumerate(case.moments)], case.clocks[2]
+    )
+    columns["label"] = pa.array(range(len(case.moments)), pa.int64())
+    return pa.table(columns)
+
+
+def check(case: Case, stand: Stand) -> None:
+    # given a view and a spine
+    view, spine = stand.view(case), spine_table(case)
+    first, second = case.names[-2:]
+    # when they are joined
+    joined = features.training_set(
+        stand.warehouse,
+        spine,
+        keys=case.names[:-4],
+        time="the moment",
+        features=["v.*"],
+        views={"v": view},
+        as_of=case.as_of,
+    )
+    # then every spine row is there, in its order, with all its columns
+    assert joined.column_names == [*spine.column_names, f"v.{first}", f"v.{second}"]
+    assert joined.select(spine.column_names).equals(spine)
+    # and each has an answer that the rules allow
+    rows = case.rows if case.declared else [row._replace(created=None) for row in case.rows]
+    answers = zip(joined.column(f"v.{first}").to_pylist(), joined.column(f"v.{second}").to_pylist(), strict=True)
+    for moment, answer in zip(case.moments, answers, strict=True):
+        allowed = oracle(moment, rows, case.ttl, known=case.as_of == "known")
+        assert answer in allowed, f"at {moment}"
+
+
+CLOCK = pa.timestamp("us", "UTC")
+
+
+def plain(rows: list[Row], moments: list[Moment], ttl: int | None = None, as_of: str = "known") -> Case:
+    return Case(rows, moments, ttl, as_of, True, ("id", "at", "landed at", "a", "b"), (CLOCK, CLOCK, CLOCK), False)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(case=plain([], []))
+@example(case=plain([Row(("1",), 1, 1, (0, "row 0"))], []))
+@example(case=plain([], [Moment(("1",), 1), Moment(("1",), 1)]))
+@example(case=plain([Row(("1",), 5, 5, (0, "row 0")), Row(("1",), 3, 7, (1, "row 1"))], [Moment(("1",), 8)]))
+@example(
+    case=plain(
+        [Row(("1",), 3, 5, (0, "row 0")), Row(("1",), 3, 7, (1, "row 1"))], [Moment(("1",), t) for t in range(9)]
+    )
+)
+@given(case=cases())
+def test_the_join_says_what_the_rules_say(case: Case, stand: Stand) -> None:
+    check(case, stand)
+
+
+@pytest.mark.nightly
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_the_join_says_what_the_rules_say_for_thousands_of_cases(case: Case, stand: Stand) -> None:
+    check(case, stand)
+
+
+def test_a_row_that_landed_late_is_not_known_before(stand: Stand) -> None:
+    case = plain([Row(("1",), 1, 5, (0, "row 0"))], [Moment(("1",), 4), Moment(("1",), 5)])
+    check(case, stand)
+    known = joined_values(case, stand)
+    assert known == [None, 0]
+    assert joined_values(case._replace(as_of="event"), stand) == [0, 0]
+
+
+def test_both_ends_of_the_ttl_count(stand: Stand) -> None:
+    case = plain([Row(("1",), 2, None, (0, "row 0"))], [Moment(("1",), t) for t in range(1, 7)], ttl=3)
+    assert joined_values(case, stand) == [None, 0, 0, 0, 0, None]
+
+
+def test_keys_that_collide_when_they_are_glued_together_stay_apart(stand: Stand) -> None:
+    case = Case(
+        rows=[Row(("1", "11"), 1, None, (0, "row 0")), Row(("11", "1"), 1, None, (1, "row 1"))],
+        moments=[Moment(("11", "1"), 2), Moment(("1", "11"), 2), Moment(("111", ""), 2)],
+        ttl=None,
+        as_of="known",
+        declared=True,
+        names=("shop", "item", "at", "landed", "a", "b"),
+        clocks=(CLOCK, CLOCK, CLOCK),
+        by_pandas=False,
+    )
+    assert joined_values(case, stand) == [1, 0, None]
+
+
+def test_the_hour_that_clocks_repeat_in_autumn_is_two_hours(stand: Stand) -> None:
+    # given 00:30 and 01:30 UTC on the day that London's clocks go back: both are 01:30 there
+    moments = [datetime(2011, 10, 30, 0, 30, tzinfo=UTC), datetime(2011, 10, 30, 1, 30, tzinfo=UTC)]
+    london = pa.timestamp("us", "Europe/London")
+    table = pa.table({"id": [1, 1], "at": pa.array(moments, london), "x": [10.0, 20.0]})
+    pq.write_table(table, stand.folder / "autumn.parquet")
+    view = simple_view(stand, "select id, at, x from marts.autumn")
+    spine = pa.table(
+        {"id": [1, 1, 1], "t": pa.array([moments[1], moments[0], moments[0] - timedelta(hours=1)], london)}
+    )
+    joined = features.training_set(stand.warehouse, spine, keys=["id"], time="t", features=["v.x"], views={"v": view})
+    assert joined.column("v.x").to_pylist() == [20.0, 10.0, None]
+
+
+def test_rows_without_a_key_or_a_moment_are_counted(stand: Stand) -> None:
+    case = plain([], [Moment((None,), 1), Moment(("1",), None), Moment(("1",), 1)])
+    joined = features.training_set(
+        stand.warehouse,
+        spine_table(case),
+        keys=["id"],
+        time="the moment",
+        features=["v.a"],
+        views={"v": stand.view(case)},
+    )
+    assert joined.schema.metadata[b"towpath"] == b'{"rows": 3, "null_times": 1, "null_keys": {"v": 1}}'
+
+
+def test_a_view_may_read_a_table_named_like_one_of_ours(stand: Stand) -> None:
+    for name in ("facts", "winners", "spine", "entities", "view_rows"):
+        pq.write_table(
+            pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "x": [5.0]}), stand.folder.parent / f"{name}.parquet"
+        )
+        view = simple_view(stand, f"select * from {name}")
+        spine = pa.table({"id": [1], "t": [datetime(2011, 2, 1)]})
+        joined = features.training_set(
+            stand.warehouse, spine, keys=["id"], time="t", features=["v.x"], views={"v": view}
+        )
+        assert joined.column("v.x").to_pylist() == [5.0]
+
+
+def test_a_spine_may_be_sql_or_a_frame(stand: Stand) -> None:
+    pq.write_table(pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "x": [5.0]}), stand.folder / "small.parquet")
+    view = simple_view(stand, "select * from marts.small where at <= :as_of")
+    sql = Query.parse("select id, at as t, 7 as kept from marts.small where at < :until", "spine.sql")
+    moments = {"as_of": datetime(2011, 3, 1, tzinfo=UTC), "until": datetime(2011, 3, 1, tzinfo=UTC)}
+    by_sql = features.training_set(
+        stand.warehouse, sql, keys=["id"], time="t", features=["v.x"], views={"v": view}, parameters=moments
+    )
+    frame = pd.DataFrame({"id": [1], "t": [datetime(2011, 1, 1)], "kept": [7]})
+    by_frame = features.training_set(
+        stand.warehouse, frame, keys=["id"], time="t", features=["v.x"], views={"v": view}, parameters=moments
+    )
+    assert by_sql.column("v.x").to_pylist() == by_frame.column("v.x").to_pylist() == [5.0]
+    assert by_sql.column("kept").to_pylist() == [7]
+
+
+def joined_values(case: Case, stand: Stand) -> list[int | None]:
+    name = case.names[-2]
+    joined = features.training_set(
+        stand.warehouse,
+        spine_table(case),
+        keys=case.names[:-4],
+        time="the moment",
+        features=[f"v.{name}"],
+        views={"v": stand.view(case)},
+        as_of=case.as_of,
+    )
+    return joined.column(f"v.{name}").to_pylist()
+
+
+def simple_view(stand: Stand, sql: str) -> features.View:
+    source = ViewFile(name="v", query=Query.parse(sql, "v.sql"), header=FeatureHeader(entity="id", event_time="at"))
+    return features.describe(source, stand.warehouse)
