@@ -48,7 +48,7 @@ def command(folder: Path, yes: bool, **given: str | None) -> None:
     from towpath.registry.signing import make_keys
     from towpath.settings import load
 
-    asks = not yes and sys.stdin.isatty() and not (folder / "towpath.toml").exists()
+    asks = not yes and _at_a_terminal() and not (folder / "towpath.toml").exists()
     answers = _answers(folder, given, asks=asks)
     written = init(folder, answers, clock=SystemClock())
     keys = folder / load(folder).stores.keys
@@ -77,3 +77,7 @@ def _answers(folder: Path, given: dict[str, str | None], *, asks: bool) -> "Answ
             value = click.prompt(question, default=default, type=str) if asks else default
         found[name] = value
     return msgspec.convert(found, Answers)
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()

@@ -85,7 +85,7 @@ def _console(stream: TextIO) -> "Console":
 
 def _plain(value: Any) -> Any:
     """Only what JSON has: texts, numbers, lists and mappings with texts as keys."""
-    if value is None or isinstance(value, str | bool | int | float):
+    if value is None or type(value) in {str, bool, int, float}:
         return value
     if isinstance(value, timedelta):
         return duration_text(value)

@@ -50,7 +50,7 @@ def schema() -> dict[str, Any]:
         for key, said in fields_said(getattr(declarations, name)).items():
             part["properties"][key].setdefault("description", said)
     main = found.pop("ModelDeclaration")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "model.toml", **main, "$defs": found}
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **main, "title": "model.toml", "$defs": found}
     return msgspec.json.decode(msgspec.json.encode(whole))  # tuples of defaults become lists
 
 
