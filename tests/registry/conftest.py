@@ -65,12 +65,12 @@ def clock() -> FixedClock:
     return CLOCK
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def a_manifest() -> Callable[..., Manifest]:
     return _manifest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def a_verdict() -> Callable[..., Verdict]:
     return _verdict
 

@@ -46,7 +46,7 @@ def main(role: str, url: str, keys: Path, name: str, argument: str) -> object:
         except RefusedError as error:
             return error.what
         return "won"
-    for round_ in range(10):
+    for round_ in range(4):
         history.kill(objects, "demand", by=name, because="race", clock=clock, consumer=f"{name}-{round_}")
         if round_ % 2:
             history.revive(objects, "demand", by=name, clock=clock, consumer=f"{name}-{round_}")

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,15 @@ def test_a_cache_that_was_damaged_is_fetched_again(
     assert versions.fetch(objects, stored, tmp_path / "cache") == folder
     assert (folder / "model.txt").read_bytes() == b"tree " * 20
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_many_that_fetch_into_one_cache_get_one_whole_folder(
+    objects: Objects, publish: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    stored = publish()
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(lambda _: versions.fetch(objects, stored, tmp_path / "cache"), range(24)))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name for folder in folders]
 
 
 def test_verdicts_are_kept_in_order_and_signed(

@@ -249,8 +249,7 @@ def rollback(
             f"models/{model}/log",
             f'to send all rows to the fallback: tow kill {model} --because "…"',
         )
-    won = next((e for e in reversed(log) if e.event.kind == "promoted" and e.event.version == back), None)
-    further = won.state.previous if won else None
+    further = next(iter(_line(log)[-3:-2]), None)
     event = Event(kind="rolled_back", at=clock.now(), by=by, because=because, version=back)
     return append(
         objects,
@@ -348,6 +347,20 @@ def champion_at(log: Sequence[LogEntry], time: datetime) -> int | None:
         time: Aware; an entry counts from its own moment on.
     """
     return next((entry.state.champion for entry in reversed(log) if entry.event.at <= time), None)
+
+
+def _line(log: Sequence[LogEntry]) -> list[int | None]:
+    """The champions that led to today's, oldest first: a promotion adds one, a rollback takes one away.
+
+    Without it 1, 2, 1 and two rollbacks would lead from 1 to 2 and round again.
+    """
+    line: list[int | None] = []
+    for entry in log:
+        if entry.event.kind == "promoted":
+            line.append(entry.event.version)
+        elif entry.event.kind == "rolled_back":
+            line.pop()
+    return line
 
 
 def _whole(objects: Objects, model: str, version: int, trusted: Trusted) -> Manifest:

@@ -133,7 +133,8 @@ def manifest(objects: Objects, model: str, version: int, trusted: Trusted | None
     try:
         data = objects.get(path)
     except UnknownError:
-        known = versions(objects, model) if model in objects.folders("models/") else owner(objects, model) and []
+        owner(objects, model)  # a misspelt model is told from a missing version
+        known = versions(objects, model)
         raise UnknownError(
             f"There is no version {model}@{version}; there are: {', '.join(map(str, known)) or 'none'}.",
             objects.url,
@@ -230,7 +231,7 @@ def put_verdict(objects: Objects, verdict: Verdict, signer: Signer) -> str:
         except ConflictError:
             number += 1
         else:
-            objects.put_new(path, data)
+            put_once(objects, path, data)
             return path
 
 
