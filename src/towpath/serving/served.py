@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from towpath.errors import InputError, nearest
-from towpath.models.columns import array_of, columns_from_rows, columns_from_tensor, is_number
+from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, is_number
 from towpath.serving.guard import Lane
 from towpath.types import duration
 
@@ -121,6 +121,8 @@ class Served:
             [*self.keys, *self.segments, *_ALWAYS, *[n for n in (manifest.time, manifest.unit) if n is not None]]
         )
         self.names = tuple(field.name for field in self.signature.inputs)
+        self.scalar = all(is_number(field) for field in self.signature.inputs)
+        """Whether each input is one number a row, and so small in the journal."""
         self.lane = Lane(manifest.model, queue_rows=manifest.serving.queue_rows)
         self.fallback_lane = Lane(f"{manifest.model}-fallback", queue_rows=manifest.serving.queue_rows)
         self.horizon_us = (
@@ -194,6 +196,11 @@ class Served:
 
     def features_of(self, columns: Columns, row: int) -> dict[str, Any]:
         """The features of one row, as the journal keeps them."""
+        if isinstance(columns, Matrix):  # 20 numbers at once cost a sixth of 20 numbers one by one
+            values: list[Any] = columns.values[row].tolist()
+            if not isfinite(sum(values)):
+                values = [value if isfinite(value) else None for value in values]
+            return dict(zip(columns.names, values, strict=True))
         return {name: _plain(columns[name][row]) for name in self.names}
 
     def _fitted(self, field: "Field", array: "NDArray[Any]", n: int) -> "NDArray[Any]":

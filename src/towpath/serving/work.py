@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from towpath.errors import InputError, ModelError
+from towpath.models.columns import Matrix
 from towpath.serving.answered import NOTHING, OK, Answered, Ask
 from towpath.serving.deployment import Deployment
 from towpath.serving.guard import Call, Outcome
-from towpath.serving.served import Prepared, Served, entity_key
+from towpath.serving.served import Columns, Prepared, Served, entity_key
 from towpath.traffic import CHAMPION, Route
 from towpath.types import Reason
 
@@ -101,7 +102,7 @@ class Work:
             if not rows:
                 return
         whole = len(rows) == self.answered.count
-        columns = prepared.columns if whole else {k: v[rows] for k, v in prepared.columns.items()}
+        columns = prepared.columns if whole else subset(prepared.columns, rows)
         if served.inline:
             try:
                 outcome = Outcome(served.model.predict(columns), OK)
@@ -269,7 +270,7 @@ class Work:
             return None, None
         if served.version not in self.prepared:
             self._prepare(served)
-        columns = {name: values[rows] for name, values in self.prepared[served.version].columns.items()}
+        columns = subset(self.prepared[served.version].columns, rows)
         deadline = min(self.deadline, time.perf_counter() + link.budget_ms / 1e3)
         if self.deadline == _INFINITY:
             deadline = _INFINITY
@@ -295,6 +296,13 @@ class Work:
             return self.base
         version = self.deployment.policy.state.previous if link.version == "previous" else link.version
         return None if version is None else self.deployment.versions.get(version)
+
+
+def subset(columns: Columns, rows: list[int]) -> Columns:
+    """Some of the rows, in the order given."""
+    if isinstance(columns, Matrix):
+        return Matrix(columns.names, columns.values[rows])
+    return {name: values[rows] for name, values in columns.items()}
 
 
 def _shape_problem(served: Served, outputs: "Mapping[str, NDArray[Any]]", rows: int) -> ModelError | None:

@@ -77,11 +77,12 @@ def _features(work: Work, base: Served) -> Any:
     prepared = work.prepared.get(base.version)
     if prepared is None:
         return None
-    if work.ask.rows is not None and base.plain:
+    if work.ask.rows is not None and base.plain and base.scalar:
         return [*work.ask.rows]
     names = range(work.answered.count)
     if prepared.online is None or work.keys is None:
-        return [_kept(base.features_of(prepared.columns, row)) for row in names]
+        found = [base.features_of(prepared.columns, row) for row in names]
+        return found if base.scalar else [_kept(one) for one in found]
     return [
         base.features_of(prepared.columns, row)
         if point(work.keys[row] or "", base.manifest.model, "sample") < _FEATURE_SAMPLE_SHARE
