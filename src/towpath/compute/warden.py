@@ -5,10 +5,11 @@ gives one line of JSON, what to start with which limits; the end of stdin says t
 the job's. Its stderr says how the job ended, in one line of JSON.
 
 Memory is held in two ways. All of the job's processes are summed every 50 ms, and a job above its limit is killed.
-Between two looks a process cannot grow without bound, because its private data has a hard limit 1 GiB higher: one huge
-allocation fails as a `MemoryError` in the user's own line. A hard limit on address space was tried and lost: a process
-that loads numpy, pyarrow, polars, lightgbm and sklearn and uses 0.3 GiB reserves 1.9 GiB of addresses (0.5 GiB of
-private data). Control groups would do better, and need rights that a laptop or a pod does not give.
+Between two looks a process cannot grow without bound, because its private data has a hard limit 4 GiB higher: one huge
+allocation fails as a `MemoryError` in the user's own line. Hard limits alone were tried and lost. A process that loads
+numpy, pyarrow, polars, lightgbm and sklearn and uses 0.3 GiB reserves 1.9 GiB of addresses; and of private data 0.5 GiB,
+or 1.2 GiB once it has read a Parquet file, for pyarrow's allocator reserves a GiB at a time. Control groups would do
+better, and need rights that a laptop or a pod does not give.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 _LOOK_EVERY_S = 0.05
-_SLACK_BYTES = 2**30
+_SLACK_BYTES = 4 * 2**30
 _END_S = 10  # a process that sleeps in the kernel, or that runs as root where we do not, may not die at all
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36

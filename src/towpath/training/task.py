@@ -21,48 +21,14 @@ from towpath.models import (
     save,
     signature_of,
 )
-from towpath.models.manifest import Artefact, Manifest, Signature, StoredFile
-from towpath.project.declarations import ModelDeclaration, TrainingHeader
+from towpath.models.manifest import Artefact, Manifest, Signature
 from towpath.training.data import TrainingSet
+from towpath.training.handover import CODE, HOLDOUT, MEASURE, RESULT, TASK, TRAIN, Result, Task
 
-__all__ = ["CODE", "HOLDOUT", "MEASURE", "RESULT", "TASK", "TRAIN", "Result", "Task", "work"]
-
-TASK, TRAIN, MEASURE, CODE = "task.json", "train.parquet", "measure.parquet", "code.zip"
-"""What the job is given."""
-RESULT, HOLDOUT = "result.json", "holdout.parquet"
-"""What it leaves, beside the model's own file."""
+__all__ = ["work"]
 
 _BATCH_ROWS = 65_536
 _FEW_ROWS = 8
-
-
-class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """``task.json``: everything but the rows and the code."""
-
-    project: str
-    model: str
-    project_folder: str
-    """So that tracebacks show the user's own files."""
-    header: TrainingHeader
-    declaration: ModelDeclaration
-    features: tuple[str, ...]
-    """The columns that the model reads, in its order."""
-    seed: int
-    code: StoredFile
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """``result.json``: what came of it."""
-
-    artefact: Artefact | None = None
-    signature: Signature | None = None
-    unseen: dict[str, int] = {}
-    """Values of the holdout that training never saw, by column."""
-    error: str = ""
-    """Class of the error; empty where all went well."""
-    what: str = ""
-    where: str = ""
-    mend: str = ""
 
 
 def work(folder: Path) -> Result:
@@ -81,8 +47,12 @@ def work(folder: Path) -> Result:
         said = _own_traceback(fault.__cause__, task) if isinstance(fault, ModelError) and fault.__cause__ else ""
         result = _failed(type(fault).__name__, f"{fault.what}{said}", fault.where, fault.mend)
     except (Exception, SystemExit) as fault:  # noqa: BLE001 - the edge to the user's code
-        what = f"train() of '{task.model}' failed: {type(fault).__name__}: {fault}"
-        result = _failed("ModelError", what + _own_traceback(fault, task), _place(fault, task), "")
+        what = f"train() of '{task.model}' failed: {type(fault).__name__}: {fault}".rstrip(": ")
+        kind, mend = "ModelError", ""
+        if isinstance(fault, MemoryError):
+            kind, mend = "ResourceError", "ask for more in model.toml, resources.memory"
+            what += f" (it was held to {task.declaration.resources.memory or 'what the machine has'})"
+        result = _failed(kind, what + _own_traceback(fault, task), _place(fault, task), mend)
     (folder / RESULT).write_bytes(msgspec.json.encode(result))
     return result
 
