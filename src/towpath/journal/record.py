@@ -95,7 +95,7 @@ RUN_COLUMNS: dict[str, str] = {
 """Column → Arrow type of a run; it is written when it starts and again when it ends."""
 
 
-class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The rows of one request as columns; a column is null, or has one value a row.
 
     Appending a column is a new schema number; the order never changes.
@@ -124,7 +124,7 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     fallback_prediction: list[float | None] | None = None
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One request as it is appended to a worker's file; the flusher unfolds it to a row per prediction."""
 
     schema: int = SCHEMA
@@ -165,7 +165,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
 
 
-class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One outcome as it is appended: fields as in `OUTCOME_COLUMNS`, times in microseconds since 1970."""
 
     outcome_id: str
