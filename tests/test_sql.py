@@ -146,3 +146,18 @@ def test_a_parameter_that_nobody_binds_is_refused_with_the_nearest_and_its_line(
 def test_a_query_compiles_for_another_engine() -> None:
     text = Query.parse("select a::double as a from t where d <= :as_of").in_dialect("postgres")
     assert text == "SELECT CAST(a AS DOUBLE PRECISION) AS a FROM t WHERE d <= %(as_of)s"
+
+
+@pytest.mark.parametrize(("written", "mend"), [("$since", ":since"), ("?", ":name"), ("$1", ":1")])
+def test_there_is_one_spelling_of_a_parameter(written: str, mend: str) -> None:
+    said = _problem(f"select a, '$x ?' as b\nfrom t -- $y ?\nwhere d < {written}")
+    assert said == f"q.sql:3: '{written}' is no parameter here; write {mend}"
+
+
+def test_dollars_in_names_and_texts_are_fine() -> None:
+    assert Query.parse('select a$b, "$c", $$ $d ? $$ as e from t').tree is not None
+
+
+def test_a_parameter_right_after_select_is_told_to_take_brackets() -> None:
+    assert "write select (:name) …, in brackets" in _problem("select :as_of as moment from t")
+    assert Query.parse("select (:as_of) as moment from t").parameters == ("as_of",)

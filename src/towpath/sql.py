@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Query", "quoted"]
 
-_HIDDEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:''|[^'])*'", re.DOTALL)
-"""Comments and texts: words in them are no code."""
+_HIDDEN = re.compile(r"""--[^\n]*|/\*.*?\*/|'(?:''|[^'])*'|"(?:""|[^"])*"|\$\$.*?\$\$""", re.DOTALL)
+"""Comments, texts and quoted names: words in them are no code."""
+_FOREIGN_PARAMETER = re.compile(r"(?<![\w$])\$(\w+)|\?")
+_BARE_PARAMETER = re.compile(r"\bselect\s+(?:distinct\s+)?:\w", re.IGNORECASE)
 _OPEN, _CLOSE = "/* ---", "--- */"
 _IMPURE = {
     "CurrentDate": "current_date",
@@ -149,7 +151,10 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             line = self.body_line + int(detail.get("line") or _token_line(error)) - 1
             near = f" near '{detail['highlight']}'" if detail.get("highlight") else ""
             said = str(detail.get("description") or str(error).splitlines()[0]).split(" but got <Token")[0].rstrip(".")
-            raise _problem(self.path, line, f"the SQL does not parse{near}: {said}", "mend the statement") from error
+            # Right after `select`, DuckDB's parser takes a colon for the end of a name, as in `select total: a + b`.
+            bare = _BARE_PARAMETER.search(_visible(self.body))
+            mend = "write select (:name) …, in brackets" if bare else "mend the statement"
+            raise _problem(self.path, line, f"the SQL does not parse{near}: {said}", mend) from error
         statements = [tree for tree in parsed if not isinstance(tree, exp.Semicolon)]
         if len(statements) != 1:
             raise _problem(
@@ -176,6 +181,9 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             raise ProjectError(
                 f"'{self.path}' asks for the time or for chance.", self.path, "use :as_of, :since or :until", problems
             )
+        if foreign := _FOREIGN_PARAMETER.search(_visible(self.body)):
+            line = self._line_at(foreign.start())
+            raise _problem(self.path, line, f"'{foreign[0]}' is no parameter here", f"write :{foreign[1] or 'name'}")
         return tree
 
     @cached_property

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,9 @@ import pytest
 
 from towpath.errors import ProjectError
 from towpath.project import read
+from towpath.project.declarations import ModelDeclaration
+from towpath.project.faults import Declared
+from towpath.project.lines import Lines
 
 
 def test_everything_that_was_declared_is_there(shop: Path) -> None:
@@ -81,3 +85,15 @@ def test_a_relative_folder_becomes_absolute(shop: Path, monkeypatch: pytest.Monk
 def test_declarations_can_be_stored_and_read_again(shop: Path) -> None:
     declaration = read(shop, {}).models["demand"].declaration
     assert msgspec.json.decode(msgspec.json.encode(declaration), type=type(declaration)) == declaration
+
+
+@pytest.mark.parametrize(
+    "file", ["src/towpath/demo/project/models/demand/model.toml", "examples/retail/models/demand/model.toml"]
+)
+def test_a_right_declaration_is_read_as_msgspec_itself_would(file: str) -> None:
+    text = (Path(__file__).parents[2] / file).read_text("utf-8")
+    declared = Declared(file, Lines(text))
+    assert declared.read(ModelDeclaration, tomllib.loads(text)) == msgspec.convert(
+        tomllib.loads(text), ModelDeclaration
+    )
+    assert declared.problems == []

@@ -228,7 +228,8 @@ def _golden_faults(line: str) -> list[tuple[str, str]]:
     if not isinstance(case, dict):
         return [("the line is no JSON object", shape)]
     case = cast("dict[str, object]", case)
-    faults = [(f"'{name}' is missing", shape) for name in ("request", "answer") if name not in case]
+    # Without an answer the case asks only for one that the model's [output] allows.
+    faults = [] if "request" in case else [("'request' is missing", shape)]
     faults += [
         (f"unknown field '{name}'", nearest(name, _GOLDEN).removeprefix("; ")) for name in case if name not in _GOLDEN
     ]
