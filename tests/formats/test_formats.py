@@ -291,7 +291,13 @@ STORED: dict[str, msgspec.Struct] = {
         error="the warehouse went away",
     ),
     "day_manifest.json": DayManifest(
-        table="predictions", day="2026-03-01", revision=7, files=("host-1-0001.parquet",), rows=99, written_at=AT
+        table="predictions",
+        day="2026-03-01",
+        revision=7,
+        files=("host-1-0001.parquet",),
+        rows=99,
+        written_at=AT,
+        replaced={"host-1-0000.parquet": LATER},
     ),
     "record.msgpack": RECORD,
 }
@@ -420,6 +426,13 @@ def test_the_search_for_gaps_finds_a_field_deep_down() -> None:
 def test_a_field_of_a_later_release_is_ignored(name: str) -> None:
     newer = msgspec.json.encode({**decoded(name), "from_the_future": {"a": 1}})
     assert msgspec.json.decode(newer, type=type(STORED[name])) == STORED[name]
+
+
+def test_an_event_and_a_rule_of_a_later_release_are_read() -> None:
+    entry, verdict = decoded("log_entry.json"), decoded("verdict.json")
+    entry["event"]["kind"], verdict["rules"][0]["name"] = "shadowed", "energy"
+    assert msgspec.convert(entry, LogEntry).state == LOG_ENTRY.state
+    assert not msgspec.convert(verdict, Verdict).passed
 
 
 def test_a_column_of_a_later_release_is_ignored() -> None:

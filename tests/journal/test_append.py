@@ -152,16 +152,16 @@ def test_a_file_is_rolled_by_size_and_by_age_and_on_close(tmp_path: Path) -> Non
     by_size = Journal(tmp_path / "size", server="one", clock=CLOCK, roll_bytes=1_000, roll_s=60)
     for number in range(30):
         by_size.append(record(number))
-    assert len(list((tmp_path / "size").iterdir())) > 1
+    assert len(list((tmp_path / "size").glob("*" + SUFFIX))) > 1
     by_size.close()
     assert sorted(written(tmp_path / "size")) == sorted(f"p{n}" for n in range(30))
 
     by_age = Journal(tmp_path / "age", server="one", clock=CLOCK, roll_s=0.05)
     by_age.append(record(1))
-    [first] = (tmp_path / "age").iterdir()
+    [first] = (tmp_path / "age").glob("*" + SUFFIX)
     wait_until(lambda: by_age._file is None)
     by_age.append(record(2))
-    assert len(list((tmp_path / "age").iterdir())) == 2
+    assert len(list((tmp_path / "age").glob("*" + SUFFIX))) == 2
     assert first.exists()
     by_age.close()
     assert not by_age.append(record(3))
@@ -175,12 +175,12 @@ def test_a_full_budget_drops_the_least_important_first(tmp_path: Path) -> None:
         while journal.append(record(), tier=tier):  # type: ignore[arg-type]
             kept[tier] += 1
     assert all(count > 5 for count in kept.values())
-    assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 20_000
+    assert sum(f.stat().st_size for f in tmp_path.glob("*" + SUFFIX)) <= 20_000
     with pytest.raises(UnavailableError, match="of 20,000 bytes"):
         journal.outcomes([outcome()] * 10)
     # when a flusher has taken the file, then records are written again
     journal.roll()
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("*" + SUFFIX):
         path.unlink()
     wait_until(lambda: journal.append(record(), tier="experimental"))
     journal.close()

@@ -298,3 +298,82 @@ def test_a_manifest_of_a_newer_towpath_is_refused_by_its_number() -> None:
     objects.put_new(path, msgspec.json.encode(msgspec.structs.replace(manifest, schema=99)))
     with pytest.raises(Exception, match="schema 99"):
         newest(objects, "predictions", "2026-01-05")
+
+
+def test_a_day_of_many_flushes_becomes_few_files_and_stays_whole(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path / "objects"))
+    folder = tmp_path / "journal"
+    journal = Journal(folder, server="one", clock=CLOCK, roll_s=60)
+    names = [f"p{n}" for n in range(130)]
+    for at, name in enumerate(names):
+        journal.append(record(name))
+        journal.roll()
+        if at % 10 == 9:
+            flush(folder, objects, clock=CLOCK)
+            # a reader at any moment sees each row once
+            assert stored(objects) == sorted(names[: at + 1])
+    journal.close()
+    day = newest(objects, "predictions", "2026-01-05")
+    assert day is not None
+    assert (len(day.files), day.rows, len(day.replaced)) == (12, 130, 120)
+    # what was replaced is removed after its grace, and no manifest that counts is
+    later = FixedClock("2026-01-05T14:00")
+    for number in range(60):
+        again = Journal(folder, server="two", clock=later)
+        again.append(record(f"q{number}"))
+        again.close()
+    flush(folder, objects, clock=later)
+    day = newest(objects, "predictions", "2026-01-05")
+    assert day is not None
+    assert (day.rows, len(day.files), len(day.replaced)) == (190, 3, 70)
+    assert sum(path.endswith(".parquet") for path in objects.paths("journal/predictions/")) == 3 + 70
+    assert len(stored(objects)) == len(set(stored(objects))) == 190
+
+
+def test_a_file_that_is_still_here_is_not_merged_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = Objects("memory://")
+    for number in range(70):
+        journal = Journal(tmp_path, server="one", clock=CLOCK)
+        journal.append(record(f"p{number}"))
+        journal.close()
+
+    def dies(self: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    # given all files in the store, and the flusher dead before it removed the first of its own
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", dies)
+        with pytest.raises(KeyboardInterrupt):
+            flush(tmp_path, objects, clock=CLOCK)
+    assert len(stored(objects)) == 70
+    # when it runs again, then they are removed before any is merged, and none comes back
+    flush(tmp_path, objects, clock=CLOCK)
+    flush(tmp_path, objects, clock=CLOCK)
+    assert sorted(stored(objects)) == sorted(f"p{n}" for n in range(70))
+
+
+def test_a_writer_that_slept_past_removed_manifests_is_not_lost() -> None:
+    objects = Objects("memory://")
+    for number in range(30):
+        add(objects, "predictions", "2026-01-05", {f"f{number}": 1}, clock=CLOCK)
+    kept = objects.paths("journal/predictions/2026-01-05/manifests/")
+    assert len(kept) == 20
+    old = Objects("memory://")
+    old._store = objects._store
+    real, stale = objects.get, [True]
+
+    def slept(prefix: str = "") -> list[str]:
+        """The listing as it was when the writer fell asleep: one old manifest, put back for it to read."""
+        if stale.pop() if stale else False:
+            first = prefix + "000005.json"
+            manifest = msgspec.json.decode(real(kept[-1]))
+            objects.put_new(first, msgspec.json.encode(manifest | {"revision": 5, "files": ["f0"], "rows": 1}))
+            return [first]
+        return objects.paths(prefix)
+
+    old.paths = slept  # type: ignore[method-assign]
+    add(old, "predictions", "2026-01-05", {"late": 1}, clock=CLOCK)
+    day = newest(objects, "predictions", "2026-01-05")
+    assert day is not None
+    assert set(day.files) == {f"f{n}" for n in range(30)} | {"late"}
+    assert day.rows == 31

@@ -20,9 +20,11 @@ from towpath.journal.frames import HEADER_BYTES, MARK, OUTCOMES, RECORD, close_f
 from towpath.journal.record import OutcomeRow, Record
 from towpath.types import Tier, micros
 
-__all__ = ["SUFFIX", "TIER_SHARES", "Journal"]
+__all__ = ["LOCK", "SUFFIX", "TIER_SHARES", "Journal", "identity"]
 
 SUFFIX = ".journal"
+LOCK = ".flush.lock"
+_IDENTITY = ".identity"
 TIER_SHARES: dict[Tier, float] = {"experimental": 0.6, "standard": 0.85, "critical": 1.0}
 """Share of the disk budget up to which records of a tier are still written; outcomes count as critical."""
 
@@ -71,6 +73,9 @@ class Journal:
             raise UnavailableError(
                 f"The journal folder cannot be made: {error.strerror}.", str(folder), "check serving.journal"
             ) from error
+        with suppress(OSError):  # made now, because a flusher must be able to work on a full disk
+            identity(folder)
+            (folder / LOCK).touch(0o600)
         self.folder = folder
         self.server = server
         self.dropped = 0
@@ -289,6 +294,22 @@ class _File:
         # The unlock reaches a duplicate that a sync in flight still holds; a close would not.
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
         os.close(self.descriptor)
+
+
+def identity(folder: Path) -> str:
+    """Of a journal folder, for ever: begins the names of its files in the store, so that no two hosts share one.
+
+    Raises:
+        OSError: It is not made yet, and the disk is full.
+    """
+    path = folder / _IDENTITY
+    if not path.exists():
+        made = folder / f"{_IDENTITY}.{secrets.token_hex(4)}"
+        made.write_text(secrets.token_hex(4), "ascii")
+        with suppress(FileExistsError):  # another worker was first, and whole
+            os.link(made, path)
+        made.unlink()
+    return path.read_text("ascii")
 
 
 def _used_bytes(folder: Path) -> int:

@@ -1,14 +1,17 @@
 """A day of a table is the set of files that its newest manifest names; no reader globs."""
 
+import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from towpath.clock import Clock
-from towpath.errors import ConflictError, FormatError
+from towpath.errors import ConflictError, FormatError, UnknownError
 from towpath.journal.record import SCHEMA, DayManifest, Run
 from towpath.journal.unfold import by_day, conform, schema_of
 from towpath.stores.objects import Objects
@@ -16,9 +19,14 @@ from towpath.stores.objects import Objects
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ROOT", "add", "day_files", "newest", "put_file", "source", "write_rows", "write_run"]
+__all__ = ["ROOT", "add", "compact", "day_files", "newest", "put_file", "source", "write_rows", "write_run"]
 
 ROOT = "journal"
+_GROUP_FILES = 60
+_LEVELS = 4
+_KEPT_MANIFESTS = 20
+_GRACE = timedelta(hours=1)
+_MERGED = re.compile(r"-merged(\d)-[0-9a-f]{16}$")
 _DAY_OF = {"predictions": "predicted_at", "outcomes": "happened_at", "runs": "started_at"}
 
 
@@ -89,23 +97,87 @@ def add(objects: Objects, table: str, day: str, files: Mapping[str, int], *, clo
     """
     while True:
         current = newest(objects, table, day)
-        old = current.files if current else ()
-        new = [path for path in files if path not in set(old)]
+        old = set(current.files) if current else set[str]()
+        new = [path for path in files if path not in old]
         if current and not new:
             return current
-        manifest = DayManifest(
-            table=table,
-            day=day,
-            revision=current.revision + 1 if current else 1,
-            files=(*old, *new),
-            rows=(current.rows if current else 0) + sum(files[path] for path in new),
+        before = current or DayManifest(table=table, day=day, revision=0, files=(), rows=0, written_at=clock.now())
+        _follow(
+            objects,
+            before,
+            files=(*before.files, *new),
+            rows=before.rows + sum(files[path] for path in new),
             written_at=clock.now(),
         )
-        try:
-            objects.put_new(_manifest_path(table, day, manifest.revision), msgspec.json.encode(manifest))
-        except ConflictError:  # somebody else's files are in; read again and add ours
+
+
+def compact(objects: Objects, table: str, day: str, *, owner: str, keep: Collection[str], clock: Clock) -> int:
+    """Make one larger file of many small ones, so that a day of flushes is some files and not thousands.
+
+    Only the flusher that wrote the small files may do so, while no other flusher of its folder is at work: what `keep`
+    does not name will never be added again, and so cannot come back beside the larger file.
+
+    Args:
+        objects: Where the journal lies.
+        table: Of the journal.
+        day: ``2026-01-05``.
+        owner: Begins the names of this flusher's files.
+        keep: Names that may be added again; they are left as they are.
+        clock: Dates the manifest and ends the grace of what was replaced.
+
+    Returns:
+        How many files were replaced.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    current = newest(objects, table, day)
+    small = [
+        path
+        for path in (current.files if current else ())
+        if (name := _name(path)).startswith(f"{owner}-") and name not in keep
+    ]
+    # Merged files are merged again with their like, so that a row is rewritten once for each power of the group.
+    for level in range(_LEVELS):
+        group = [path for path in small if _level(_name(path)) == level]
+        if current is None or len(group) < _GROUP_FILES:
             continue
-        return manifest
+        merged = pa.concat_tables(
+            [pq.read_table(io.BytesIO(objects.get(path))) for path in group], promote_options="default"
+        )
+        digest = hashlib.sha256("\n".join(group).encode()).hexdigest()[:16]
+        path = put_file(objects, table, day, f"{owner}-merged{level + 1}-{digest}", merged)
+        while not _replace(objects, current, group, path, clock):
+            current = newest(objects, table, day) or current
+        return len(group)
+    return 0
+
+
+def _replace(objects: Objects, current: DayManifest, group: Sequence[str], path: str, clock: Clock) -> bool:
+    now = clock.now()
+    expired = [name for name, at in current.replaced.items() if now - at >= _GRACE]
+    replaced = {name: at for name, at in current.replaced.items() if name not in expired} | dict.fromkeys(group, now)
+    gone = set(group)
+    files = (*(name for name in current.files if name not in gone), path)
+    if not _follow(objects, current, files=files, replaced=replaced, written_at=now):
+        return False
+    for name in expired:
+        objects.delete(name)
+    return True
+
+
+def _follow(objects: Objects, current: DayManifest, **changes: Any) -> bool:
+    """Write the next manifest; False where somebody else wrote it first, or went far past it."""
+    manifest = msgspec.structs.replace(current, revision=current.revision + 1, **changes)
+    try:
+        objects.put_new(_manifest_path(current.table, current.day, manifest.revision), msgspec.json.encode(manifest))
+    except ConflictError:
+        return False
+    if manifest.revision > _KEPT_MANIFESTS:
+        objects.delete(_manifest_path(current.table, current.day, manifest.revision - _KEPT_MANIFESTS))
+    # A writer that slept while the others went on may have written a number that they had removed already.
+    latest = newest(objects, current.table, current.day)
+    return latest is not None and set(latest.files) >= set(manifest.files)
 
 
 def newest(objects: Objects, table: str, day: str) -> DayManifest | None:
@@ -114,8 +186,10 @@ def newest(objects: Objects, table: str, day: str) -> DayManifest | None:
     Raises:
         FormatError: It cannot be read.
     """
-    paths = objects.paths(f"{ROOT}/{table}/{day}/manifests/")
-    return _read(objects, paths[-1]) if paths else None
+    while paths := objects.paths(f"{ROOT}/{table}/{day}/manifests/"):
+        with suppress(UnknownError):  # it was replaced and removed between the two reads
+            return _read(objects, paths[-1])
+    return None
 
 
 def day_files(
@@ -129,18 +203,14 @@ def day_files(
         since: Days that end before it are left out.
         until: Days that begin at or after it are left out.
     """
-    manifests: dict[str, str] = {}
-    for path in objects.paths(f"{ROOT}/{table}/"):
-        parts = path.split("/")
-        if len(parts) == 5 and parts[3] == "manifests":  # noqa: PLR2004 - journal, table, day, manifests, file
-            manifests[parts[2]] = path
     first = since.strftime("%Y-%m-%d") if since else ""
-    chosen = [
-        path
-        for day, path in sorted(manifests.items())
+    days = [
+        day
+        for day in objects.folders(f"{ROOT}/{table}/")
         if day >= first and (until is None or datetime.fromisoformat(f"{day}T00:00+00:00") < until)
     ]
-    return [file for path in chosen for file in _read(objects, path).files]
+    manifests = [newest(objects, table, day) for day in days]
+    return [file for manifest in manifests if manifest for file in manifest.files]
 
 
 def source(objects: Objects, table: str, files: Sequence[str]) -> "pa.Table | list[str]":
@@ -171,6 +241,16 @@ def _read(objects: Objects, path: str) -> DayManifest:
 
 def _path(table: str, day: str, name: str) -> str:
     return f"{ROOT}/{table}/{day}/{name}.parquet"
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".parquet")
+
+
+def _level(name: str) -> int:
+    """0 for a flushed file, n for one that was merged n times."""
+    found = _MERGED.search(name)
+    return int(found[1]) if found else 0
 
 
 def _manifest_path(table: str, day: str, revision: int) -> str:

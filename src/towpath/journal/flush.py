@@ -13,8 +13,8 @@ import msgspec
 
 from towpath.clock import Clock
 from towpath.errors import FormatError
-from towpath.journal.append import SUFFIX
-from towpath.journal.days import add, put_file
+from towpath.journal.append import LOCK, SUFFIX, identity
+from towpath.journal.days import add, compact, put_file
 from towpath.journal.frames import OUTCOMES, RECORD, frames
 from towpath.journal.record import OutcomeRow, Record
 from towpath.journal.unfold import by_day, outcome_table, prediction_table
@@ -27,7 +27,6 @@ __all__ = ["Flushed", "flush"]
 
 _log = logging.getLogger("towpath.journal")
 _GROUP_BYTES = 64 << 20
-_LOCK = ".flush.lock"
 _record = msgspec.msgpack.Decoder(Record)
 _outcomes = msgspec.msgpack.Decoder(list[OutcomeRow])
 
@@ -48,7 +47,7 @@ def flush(folder: Path, objects: Objects, *, clock: Clock) -> Flushed:
 
     First the Parquet files are put, under names that follow from the worker's file; then the manifests of their days
     name them; then the worker's file is removed. A crash between any two leaves work that the next call does again
-    with the same names, so no row is lost and none is there twice.
+    with the same names, so no row is lost and none is there twice. Last, many small files of a day become a larger one.
 
     Args:
         folder: Where the workers of this host append.
@@ -67,18 +66,25 @@ def flush(folder: Path, objects: Objects, *, clock: Clock) -> Flushed:
     with _alone(folder) as alone:
         if not alone:
             return done
+        owner = identity(folder)
+        touched: set[tuple[str, str]] = set()
         for group in _groups(folder):
             with _owned(group) as owned:
-                rows = _store(owned, objects, clock)
+                days, rows = _store(owned, objects, owner, clock)
+                touched |= days
                 for path in owned:
                     size = path.stat().st_size
                     path.unlink()
                     done = Flushed(done.files + 1, done.rows, done.bytes + size)
                 done = Flushed(done.files, done.rows + rows, done.bytes)
+        keep = {f"{owner}-{path.stem}" for path in folder.glob(f"*{SUFFIX}")}
+        for table, day in sorted(touched):
+            compact(objects, table, day, owner=owner, keep=keep, clock=clock)
     return done
 
 
-def _store(paths: list[Path], objects: Objects, clock: Clock) -> int:
+def _store(paths: list[Path], objects: Objects, owner: str, clock: Clock) -> tuple[set[tuple[str, str]], int]:
+    """Put the files and name them; gives the tables and days that changed, and the number of rows."""
     named: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for path in list(paths):
         try:
@@ -92,10 +98,11 @@ def _store(paths: list[Path], objects: Objects, clock: Clock) -> int:
         tables = {"predictions": (predictions, "predicted_at"), "outcomes": (outcomes, "happened_at")}
         for table, (data, time) in tables.items():
             for day, rows in by_day(data, time).items():
-                named[table, day][put_file(objects, table, day, path.stem, rows)] = rows.num_rows
+                file = put_file(objects, table, day, f"{owner}-{path.stem}", rows)
+                named[table, day][file] = rows.num_rows
     for (table, day), files in named.items():
         add(objects, table, day, files, clock=clock)
-    return sum(sum(files.values()) for files in named.values())
+    return set(named), sum(sum(files.values()) for files in named.values())
 
 
 def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
@@ -129,7 +136,7 @@ def _groups(folder: Path) -> Iterator[list[Path]]:
 @contextmanager
 def _alone(folder: Path) -> Generator[bool]:
     """One flusher at a time for each folder; the others have nothing to do."""
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield _locked(descriptor)
     finally:

@@ -215,3 +215,5 @@ class DayManifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]
     rows: int
     written_at: datetime
+    replaced: dict[str, datetime] = {}
+    """Small files that a larger one of `files` replaced, and when; removed after a grace for readers at work."""
