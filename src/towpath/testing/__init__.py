@@ -1,0 +1,5 @@
+"""Contract suites for those who write an engine of their own: subclass one, give the fixture, run pytest."""
+
+from towpath.testing.online_store import OnlineStoreContract
+
+__all__ = ["OnlineStoreContract"]
