@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from towpath.gate import score_rows, segment_rows, verdict_rows
 from towpath.gate.fallbacks import FallbackCheck
 from towpath.gate.golden import GoldenResult
 from towpath.gate.judge import Evidence, judge
 from towpath.gate.output import OutputCheck
 from towpath.gate.scores import Better, Scores
-from towpath.gate.table import score_rows, segment_rows, verdict_rows
 from towpath.gate.verdict import Footprint, Rule, Verdict
 from towpath.project.declarations import GateDeclaration, OutputDeclaration
 from towpath.types import utc
@@ -249,9 +249,12 @@ def test_a_worse_candidate_never_passes_where_a_better_one_fails(seed: int, shif
 
 def test_a_verdict_becomes_rows_of_a_table() -> None:
     verdict = judged(beside={"bias": {"candidate": scores(0.01), "champion": scores(0.02)}})
-    assert verdict_rows(verdict)[0][:2] == ("better than champion", "passed")
-    (deciding, bias) = score_rows(verdict)
-    assert deciding[0] == "wape"
-    assert bias[0] == "bias"
-    assert bias[3] == "–"  # noqa: RUF001
-    assert [row[0] for row in segment_rows(verdict)] == ["price_band=high", "price_band=low", "price_band=null"]
+    first = verdict_rows(verdict)[0]
+    assert (first.rule, first.answer) == ("better than champion", "passed")
+    deciding, bias = score_rows(verdict)
+    assert (deciding.metric, bias.metric, bias.fallback) == ("wape", "bias", "-")
+    assert [row.segment for row in segment_rows(verdict)] == [
+        "price_band=high",
+        "price_band=low",
+        "price_band=null",
+    ]

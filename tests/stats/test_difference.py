@@ -116,10 +116,10 @@ def test_an_interval_of_90_percent_holds_the_truth_in_about_90_percent() -> None
     assert 0.85 < covered(300, entities=60, resamples=400) < 0.95
 
 
-@pytest.mark.parametrize(("entities", "least"), [(12, 0.86), (30, 0.88), (200, 0.89)])
+@pytest.mark.parametrize(("entities", "least"), [(12, 0.855), (30, 0.865), (200, 0.88)])
 @pytest.mark.nightly
 def test_an_interval_of_90_percent_comes_closer_to_90_with_more_entities(entities: int, least: float) -> None:
-    assert least < covered(5_000, entities=entities, resamples=1_000) < 0.92
+    assert least < covered(2_000, entities=entities, resamples=1_000) < 0.92
 
 
 def test_many_entities_are_drawn_in_blocks_with_the_same_width() -> None:

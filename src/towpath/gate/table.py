@@ -1,26 +1,62 @@
 """A verdict as rows for a table, in a terminal or on a page."""
 
+import msgspec
+
 from towpath.gate.verdict import Verdict
 
-__all__ = ["score_rows", "segment_rows", "verdict_rows"]
+__all__ = ["RuleRow", "ScoreRow", "SegmentRow", "score_rows", "segment_rows", "verdict_rows"]
 
 
-def verdict_rows(verdict: Verdict) -> list[tuple[str, str, str]]:
-    """One row per rule: its name, ``passed`` or ``failed``, and the reason."""
-    return [(rule.name.replace("_", " "), "passed" if rule.passed else "failed", rule.reason) for rule in verdict.rules]
+class RuleRow(msgspec.Struct, frozen=True):
+    """One rule of the gate."""
+
+    rule: str
+    answer: str
+    """``passed`` or ``failed``"""
+    reason: str
 
 
-def score_rows(verdict: Verdict) -> list[tuple[str, str, str, str]]:
-    """One row per metric, the deciding one first: its name, and the candidate's, champion's and fallback's value."""
-    who = ("candidate", "champion", "fallback")
-    values = [(verdict.metric, {name: getattr(verdict, name) for name in who}), *verdict.beside.items()]
-    return [(metric, *(_number(by_who.get(name)) for name in who)) for metric, by_who in values]  # pyright: ignore[reportReturnType] - three names
+class ScoreRow(msgspec.Struct, frozen=True):
+    """One metric of all contestants, as text; a dash where there is none."""
+
+    metric: str
+    candidate: str
+    champion: str
+    fallback: str
 
 
-def segment_rows(verdict: Verdict) -> list[tuple[str, str, str, str, str]]:
-    """One row per segment: name, rows, the candidate's value, the reference's value, and what it means."""
+class SegmentRow(msgspec.Struct, frozen=True):
+    """One segment, as text."""
+
+    segment: str
+    rows: str
+    candidate: str
+    reference: str
+    answer: str
+    """``passed``, ``failed`` or ``too few rows``"""
+
+
+def verdict_rows(verdict: Verdict) -> list[RuleRow]:
+    """One row per rule, with its reason."""
     return [
-        (
+        RuleRow(rule.name.replace("_", " "), "passed" if rule.passed else "failed", rule.reason)
+        for rule in verdict.rules
+    ]
+
+
+def score_rows(verdict: Verdict) -> list[ScoreRow]:
+    """One row per metric, the deciding one first."""
+    deciding = {"candidate": verdict.candidate, "champion": verdict.champion, "fallback": verdict.fallback}
+    return [
+        ScoreRow(metric, *(_number(by_who.get(who)) for who in ("candidate", "champion", "fallback")))
+        for metric, by_who in ({verdict.metric: deciding} | verdict.beside).items()
+    ]
+
+
+def segment_rows(verdict: Verdict) -> list[SegmentRow]:
+    """One row per segment; small ones are shown and do not decide."""
+    return [
+        SegmentRow(
             segment.segment,
             f"{segment.rows:,}",
             _number(segment.candidate),
@@ -32,4 +68,4 @@ def segment_rows(verdict: Verdict) -> list[tuple[str, str, str, str, str]]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"  # noqa: RUF001 - a dash for none
+    return "-" if value is None else f"{value:.4g}"

@@ -1,7 +1,7 @@
 """The log of a model: create-only entries, each with the whole state after it."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,6 @@ __all__ = ["SCHEMA", "Challenger", "Event", "Follows", "Kill", "LogEntry", "Traf
 SCHEMA = 1
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-EventKind = Literal["promoted", "rolled_back", "traffic_changed", "killed", "revived", "retired"]
 
 
 class Challenger(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +53,9 @@ class TrafficState(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What happened: who, when, why."""
 
-    kind: EventKind
+    kind: str
+    """``promoted rolled_back traffic_changed killed revived retired``; a later release may write others, and a server
+    that does not know them still follows `state`."""
     id: str = ""
     """Of this one attempt, so that a writer whose acknowledgement was lost knows its own entry again."""
     at: datetime
