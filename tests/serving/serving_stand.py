@@ -112,8 +112,8 @@ class OnlineTable:
     """Features in a dict, read as the online reader reads them."""
 
     class Found:
-        def __init__(self, columns: Any, missing: Any, refused: Any, event_us: Any) -> None:
-            self.columns, self.missing, self.refused, self.event_us = columns, missing, refused, event_us
+        def __init__(self, columns: Any, missing: Any, event_us: Any) -> None:
+            self.columns, self.missing, self.event_us = columns, missing, event_us
 
     def __init__(
         self, rows: Mapping[Any, Mapping[str, float]], names: tuple[str, ...], *, refuse: bool = False
@@ -127,9 +127,8 @@ class OnlineTable:
             name: np.array([np.nan if row is None else row[name] for row in found], dtype=float) for name in self._names
         }
         missing = [() if row is not None else self._names for row in found]
-        refused = np.array([self._refuse and row is None for row in found])
         events = {"sales": np.array([-1 if row is None else 5 for row in found])}
-        return self.Found(columns, missing, refused, events)
+        return self.Found(columns, missing, events)
 
 
 LOCK = FeatureLock(

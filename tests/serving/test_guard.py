@@ -4,8 +4,6 @@ import asyncio
 import threading
 import time
 
-import pytest
-
 from towpath.serving.guard import Call, Lane
 
 
@@ -112,10 +110,9 @@ def test_work_that_waited_past_its_deadline_never_starts() -> None:
 
 def test_a_lane_whose_threads_all_hang_says_down() -> None:
     lane, gate = Lane("m", queue_rows=1_000), threading.Event()
-    for _ in range(8):
-        assert Call(lane, gate.wait, 1, in_ms(5)).wait().reason == "slow"
-    if lane.abandoned < 8:
-        pytest.skip("the machine was too slow to start each call before its deadline")
+    until = time.perf_counter() + 20
+    while lane.abandoned < 8 and time.perf_counter() < until:
+        assert Call(lane, gate.wait, 1, in_ms(20)).wait().reason == "slow"
     assert lane.stuck
     assert Call(lane, lambda: 1, 1, in_ms(1_000)).wait().reason == "down"
     gate.set()

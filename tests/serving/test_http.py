@@ -282,7 +282,7 @@ def test_the_caller_may_shorten_the_deadline(tmp_path: Path) -> None:
         with triton_grpc.InferenceServerClient(f"127.0.0.1:{running.ports.grpc}") as client:
             asked = triton_grpc.InferInput("x", [1, 2], "FP64")
             asked.set_data_from_numpy(np.ones((1, 2)))
-            told = client.infer("demand", [asked], client_timeout=1.0).get_response().parameters["towpath"].string_param
+            told = client.infer("demand", [asked], client_timeout=1.8).get_response().parameters["towpath"].string_param
             assert json.loads(told)["reason"] == "slow"
     finally:
         gate.set()

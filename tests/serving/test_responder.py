@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from serving_stand import AT, LOCK, LOOKED_UP, OnlineTable, PlainModel, a_manifest, deployed, responding
 
-from towpath.errors import InputError, OverloadedError, UnknownError
+from towpath.errors import InputError, OverloadedError, UnavailableError, UnknownError
 from towpath.models.manifest import Field, Signature
 from towpath.project.declarations import FallbackDeclaration, OutputDeclaration, ServingDeclaration
 from towpath.registry.log import Challenger, Kill, TrafficState
@@ -183,16 +184,36 @@ def test_a_raw_feature_wins_over_the_one_looked_up(by_key: Served) -> None:
 
 
 def test_a_row_that_lacks_a_needed_feature_falls_back_alone() -> None:
-    table = OnlineTable({"x": {"sales.a": 1.0, "sales.b": 2.0}}, ("sales.a", "sales.b"), refuse=True)
+    table = OnlineTable({"x": {"sales.a": 1.0, "sales.b": 2.0}}, ("sales.a", "sales.b"))
+    needed = replace(LOCK, columns=(LOCK.columns[0], replace(LOCK.columns[1], missing="refuse")))
     manifest = a_manifest(
         entity=("item_id",),
-        features=(LOCK,),
+        features=(needed,),
         fallback=(ZERO,),
         signature=Signature(container="numpy", inputs=LOOKED_UP, outputs=()),
     )
-    responder, _ = responding(deployed(Served(manifest, PlainModel(inputs=LOOKED_UP), reader=table)))
-    known, unknown = responder.answer("demand", [{"item_id": "x"}, {"item_id": "y"}]).predictions
+    served = Served(
+        manifest, PlainModel(inputs=LOOKED_UP, predict=lambda c: {"p": np.ones(len(c["sales.a"]))}), reader=table
+    )
+    responder, _ = responding(deployed(served))
+    rows = [{"item_id": "x"}, {"item_id": "y"}, {"item_id": "y", "sales.b": 1.0}]
+    known, unknown, given_by_hand = responder.answer("demand", rows).predictions
     assert (known.source, unknown.source, unknown.reason) == ("champion", "fallback:zero", "features")
+    assert (given_by_hand.source, given_by_hand.missing) == ("champion", ("sales.a",))
+
+
+def test_while_the_online_store_is_away_the_fallback_answers(by_key: Served) -> None:
+    class Away:
+        def read(self, key_columns: Any, n: int, now_us: int) -> Any:
+            raise UnavailableError("the store is away")
+
+    model = PlainModel(inputs=LOOKED_UP, fallbacks={"mean": lambda columns: np.full(len(columns["sales.a"]), 4.0)})
+    served = Served(replace(by_key.manifest, fallback=(MEAN,)), model, reader=Away())
+    responder, _ = responding(deployed(served))
+    (row,) = responder.answer("demand", [{"item_id": "x"}]).predictions
+    assert (row.prediction, row.source, row.reason) == (4.0, "fallback:mean", "features")
+    ask = Ask(columns={"item_id": np.array(["x"], dtype=object)}, rows_count=1)
+    assert responder.run("demand", ask).sources == ["fallback:mean"]
 
 
 def test_a_ranking_is_an_ordered_list_and_keeps_its_items() -> None:

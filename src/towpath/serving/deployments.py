@@ -7,7 +7,7 @@ from pathlib import Path
 from towpath.clock import Clock
 from towpath.errors import TowpathError, UnavailableError
 from towpath.models import load_version
-from towpath.models.manifest import FeatureLock, Manifest
+from towpath.models.manifest import Manifest
 from towpath.registry import history, versions
 from towpath.registry.log import LogEntry, TrafficState
 from towpath.registry.signing import Trusted
@@ -51,7 +51,7 @@ class StoreDeployments:
         *,
         cache: Path,
         trusted: Trusted,
-        open_reader: Callable[[Sequence[FeatureLock]], Reader],
+        open_reader: Callable[[Manifest], Reader],
         clock: Clock,
         only: Sequence[str] = (),
     ) -> None:
@@ -145,7 +145,7 @@ class StoreDeployments:
         manifest = versions.manifest(self._objects, model, number, self._trusted)
         try:
             folder = versions.fetch(self._objects, manifest, self._cache)
-            reader = self._open_reader(manifest.features) if manifest.features else None
+            reader = self._open_reader(manifest) if manifest.features else None
             served = Served(manifest, load_version(manifest, folder), reader=reader)
             prove(served, folder, self._clock)
         except UnavailableError:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["GrpcService", "grpc_server"]
 
 _log = logging.getLogger("towpath.serving")
+_MARGIN_S = 0.005
+_MARGIN_SHARE = 0.1
 _CODES = {
     "input": "INVALID_ARGUMENT",
     "unknown": "NOT_FOUND",
@@ -124,7 +126,7 @@ class GrpcService:
             request_id=str(metadata.get("x-request-id", "")) or request.id,
             protocol="grpc",
             version=version,
-            timeout_s=context.time_remaining(),
+            timeout_s=_timeout_s(context.time_remaining()),
         )
         steps = self._responder.steps(deployment, ask)
         try:
@@ -201,6 +203,13 @@ def grpc_server(service: GrpcService, *, settings: ServingSettings, reuse_port: 
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     return server
+
+
+def _timeout_s(remaining_s: float | None) -> float | None:
+    """The caller hangs up at its deadline, so the answer leaves a little earlier: a tenth of it, at least 5 ms."""
+    if remaining_s is None:
+        return None
+    return max(0.001, remaining_s - max(_MARGIN_S, remaining_s * _MARGIN_SHARE))
 
 
 def _decoded(request: Any) -> oip.InferRequest:

@@ -1,13 +1,13 @@
 """A version that is loaded: how its input is read, its output checked, and what the journal calls its rows."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
-import orjson
 
-from towpath.errors import InputError, nearest
+from towpath.errors import FormatError, InputError, UnavailableError, nearest
 from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, is_number
 from towpath.serving.guard import Lane
 from towpath.types import duration
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from towpath.models.manifest import Field, Manifest, Signature
 
-__all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served", "entity_key"]
+__all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served"]
 
+_log = logging.getLogger("towpath.serving")
 Columns = Mapping[str, "NDArray[Any]"]
 """One array per column, all of one length."""
 _ALWAYS = ("target_at", "horizon")
@@ -64,11 +65,6 @@ class OnlineRows(Protocol):
     @property
     def missing(self) -> Sequence[tuple[str, ...]]:
         """Per row the features without a value."""
-        ...
-
-    @property
-    def refused(self) -> "NDArray[np.bool_]":
-        """Rows that lack a feature which must not be missing."""
         ...
 
     @property
@@ -128,6 +124,13 @@ class Served:
         self.horizon_us = (
             round(duration(manifest.output.horizon).total_seconds() * 1e6) if manifest.output.horizon else 0
         )
+        called = {
+            f"{lock.view if lock.project == manifest.project else f'{lock.project}/{lock.view}'}.{column.name}": column
+            for lock in manifest.features
+            for column in lock.columns
+        }
+        self._looked_up = tuple(called)
+        self._must_have = frozenset(name for name, column in called.items() if column.missing == "refuse")
         self.bad_rows = _checker(manifest)
         """Values of the prediction → the rows that are wrong."""
 
@@ -151,12 +154,13 @@ class Served:
             return Prepared(columns_from_rows(self.signature, rows, extra=self.extra), None, [], None)
         for key, parts in asked.items():
             _check_parts(key, parts)
-        online = self.reader.read(asked, len(rows), now_us)
-        columns = columns_from_rows(self.signature, rows, extra=self.extra, looked_up=online.columns)
+        online = self._look_up(asked, len(rows), now_us)
+        looked = self._nothing(len(rows)) if online is None else online.columns
+        columns = columns_from_rows(self.signature, rows, extra=self.extra, looked_up=looked)
+        if online is None:
+            return Prepared(columns, [self._looked_up] * len(rows), list(range(len(rows))), None)
         missing = _still_missing(online.missing, rows)
-        refused = np.flatnonzero(online.refused).tolist() if online.refused.any() else []
-        refused = [row for row in refused if missing[row]]
-        return Prepared(columns, missing, refused, online)
+        return Prepared(columns, missing, self._refused(missing), online)
 
     def from_columns(self, given: Columns, n: int, now_us: int) -> Prepared:
         """Read columns or tensors: one per input, or a single 2-D one for all columns of a tabular model.
@@ -178,8 +182,12 @@ class Served:
             if name not in self.names and name not in self.extra:
                 raise InputError(f"There is no input '{name}'{nearest(name, [*self.names, *self.extra])}.")
         keys = {key: _flat(key, given[key], n).tolist() for key in self.keys if key in given}
-        online = self.reader.read(keys, n, now_us) if self.reader is not None and keys else None
-        looked: Columns = online.columns if online is not None else {}
+        # whoever brings every feature, as the batch path does, is not given today's
+        wanting = self.reader is not None and bool(keys) and not all(name in given for name in self.names)
+        online = self._look_up(keys, n, now_us) if wanting else None
+        looked: Columns = {}
+        if wanting:
+            looked = self._nothing(n) if online is None else online.columns
         columns: dict[str, NDArray[Any]] = {}
         for field in self.signature.inputs:
             if field.name in given:
@@ -188,20 +196,43 @@ class Served:
                 columns[field.name] = looked[field.name]
             else:
                 raise InputError(f"Input '{field.name}' is missing{nearest(field.name, given)}.")
-        if online is None:
+        if not wanting:
             return Prepared(columns, None, [], None)
+        if online is None:
+            return Prepared(columns, [self._looked_up] * n, list(range(n)), None)
         missing = [tuple(name for name in names if name not in given) for names in online.missing]
-        refused = [row for row in np.flatnonzero(online.refused).tolist() if missing[row]]
-        return Prepared(columns, missing, refused, online)
+        return Prepared(columns, missing, self._refused(missing), online)
 
     def features_of(self, columns: Columns, row: int) -> dict[str, Any]:
         """The features of one row, as the journal keeps them."""
         if isinstance(columns, Matrix):  # 20 numbers at once cost a sixth of 20 numbers one by one
-            values: list[Any] = columns.values[row].tolist()
-            if not isfinite(sum(values)):
-                values = [value if isfinite(value) else None for value in values]
+            found = cast("NDArray[np.float64]", cast("Any", columns).values[row])
+            values: list[float | None] = found.tolist()
+            if not np.isfinite(found).all():
+                values = [value if value is not None and isfinite(value) else None for value in values]
             return dict(zip(columns.names, values, strict=True))
         return {name: _plain(columns[name][row]) for name in self.names}
+
+    def _look_up(self, keys: Mapping[str, Sequence[object]], n: int, now_us: int) -> "OnlineRows | None":
+        """The online rows; none where the store is away or a row is damaged, and then the fallback answers."""
+        try:
+            return cast("Reader", self.reader).read(keys, n, now_us)
+        except (UnavailableError, FormatError) as error:
+            _log.warning("%s: features cannot be read: %s", self.manifest.model, error)
+            return None
+
+    def _nothing(self, n: int) -> Columns:
+        """All looked-up columns, all null."""
+        empty: dict[str, NDArray[Any]] = {}
+        for field in self.signature.inputs:
+            if field.name in self._looked_up:
+                empty[field.name] = np.full(n, np.nan) if is_number(field) else np.full(n, None, dtype=object)
+        return empty
+
+    def _refused(self, missing: Sequence[tuple[str, ...]]) -> list[int]:
+        if not self._must_have:
+            return []
+        return [row for row, names in enumerate(missing) if not self._must_have.isdisjoint(names)]
 
     def _fitted(self, field: "Field", array: "NDArray[Any]", n: int) -> "NDArray[Any]":
         if self.signature.container == "tensors":
@@ -212,18 +243,6 @@ class Served:
                 array = array_of(field, array.tolist())
             return array.astype(np.float64, copy=False)
         return array_of(field, [_plain(v) for v in array])
-
-
-def entity_key(parts: Sequence[Any]) -> str | None:
-    """Canonical text of an entity key: a compact JSON array; none where a part is null.
-
-    Example:
-        >>> entity_key([10002, "UK"])
-        '[10002,"UK"]'
-    """
-    if None in parts:
-        return None
-    return orjson.dumps(parts, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z).decode()
 
 
 def _checker(manifest: "Manifest") -> "Callable[[list[Any]], list[int]]":

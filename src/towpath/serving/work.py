@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from towpath.errors import InputError, ModelError
+from towpath.features import entity_key
 from towpath.models.columns import Matrix
 from towpath.serving.answered import NOTHING, OK, Answered, Ask
 from towpath.serving.deployment import Deployment
 from towpath.serving.guard import Call, Outcome
-from towpath.serving.served import Columns, Prepared, Served, entity_key
+from towpath.serving.served import Columns, Prepared, Served
 from towpath.traffic import CHAMPION, Route
 from towpath.types import Reason
 
@@ -190,7 +191,10 @@ class Work:
 
     def _name_rows(self, base: Served) -> None:
         if base.entity:
-            self.keys = [entity_key(parts) for parts in zip(*map(self.values, base.entity), strict=True)]
+            self.keys = [
+                None if None in parts else entity_key(parts)
+                for parts in zip(*map(self.values, base.entity), strict=True)
+            ]
         unit = base.manifest.unit
         if unit is not None:
             self.units = [None if value is None else str(value) for value in self.values(unit)]
@@ -301,7 +305,7 @@ class Work:
 def subset(columns: Columns, rows: list[int]) -> Columns:
     """Some of the rows, in the order given."""
     if isinstance(columns, Matrix):
-        return Matrix(columns.names, columns.values[rows])
+        return Matrix(columns.names, cast("Any", columns).values[rows])
     return {name: values[rows] for name, values in columns.items()}
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import msgspec
 from towpath.clock import Clock, SystemClock
 from towpath.errors import RefusedError, TowpathError
 from towpath.journal import Journal
-from towpath.models.manifest import FeatureLock
+from towpath.models.manifest import Manifest
 from towpath.serving.deployment import Deployments
 from towpath.serving.http import App
 from towpath.serving.metrics import Meter
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from towpath.serving.deployments import StoreDeployments
     from towpath.serving.served import Reader
+    from towpath.stores.online import OnlineStore
 
 __all__ = ["Ports", "Worker", "WorkerConfig", "listening"]
 
@@ -93,6 +94,7 @@ class Worker:
         self._objects = Objects(config.objects_url, config.folder) if config.objects_url else None
         # without a store, and so without consumers, everybody on loopback is the consumer `local`
         self._consumers = Consumers(self._objects if deployments is None else None)
+        self._online: OnlineStore | None = None
         self._stop = asyncio.Event()
         self._draining = False
         self._proven = deployments is not None
@@ -197,6 +199,8 @@ class Worker:
             with suppress(asyncio.CancelledError):
                 await following
         self._journal.close()
+        if self._online is not None:
+            self._online.close()
 
     def _followed(self) -> "StoreDeployments":
         from towpath.registry.signing import Trusted
@@ -213,11 +217,13 @@ class Worker:
             only=self._config.models,
         )
 
-    def _reader(self, locks: Sequence[FeatureLock]) -> "Reader":
+    def _reader(self, manifest: Manifest) -> "Reader":
         from towpath.features import OnlineReader
         from towpath.stores.online import open_online
 
-        return OnlineReader(open_online(self._config.online_url, self._config.folder), locks)
+        if self._online is None:
+            self._online = open_online(self._config.online_url, self._config.folder)
+        return OnlineReader(self._online, manifest.features, manifest.project)
 
     def _poll(self) -> None:
         """Follow the registry log and the consumers; a store that is away changes nothing."""
