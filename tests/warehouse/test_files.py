@@ -1,0 +1,115 @@
+"""A warehouse of files: which tables there are, where they lie, and what is said where they do not."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from towpath.errors import ProjectError
+from towpath.settings import WarehouseSettings
+from towpath.sql import Query
+from towpath.warehouse import FileWarehouse, open_warehouse
+
+
+def write(path: Path, *values: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"i": list(values)}), path)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[FileWarehouse]:
+    write(tmp_path / "warehouse" / "top.parquet", 1)
+    write(tmp_path / "warehouse" / "sales" / "lines.parquet", 1, 2)
+    write(tmp_path / "warehouse" / "sales" / "days" / "a.parquet", 1)
+    write(tmp_path / "warehouse" / "sales" / "days" / "deeper" / "b.parquet", 2)
+    write(tmp_path / "elsewhere" / "2011" / "x.parquet", 5)
+    write(tmp_path / "elsewhere" / "2012" / "x.parquet", 6)
+    write(tmp_path / "data" / "set" / "rows.parquet", 7)
+    tables = {
+        "raw.years": "elsewhere/*/x.parquet",
+        "raw.folder": "elsewhere",
+        "raw.set": "{TOWPATH_DATA}/set/rows.parquet",
+        "raw.gone": "{TOWPATH_DATA}/gone.parquet",
+        "raw.lost": "lost.parquet",
+    }
+    settings = WarehouseSettings(tables=tables, memory_mib=256, threads=1)
+    opened = open_warehouse(settings, tmp_path, {"TOWPATH_DATA": str(tmp_path / "data")})
+    yield opened
+    opened.close()
+
+
+def values(warehouse: FileWarehouse, table: str) -> list[int]:
+    return sorted(warehouse.read(Query.parse(f"select i from {table}", "some.sql")).column("i").to_pylist())
+
+
+def test_files_folders_and_declared_tables_are_found(warehouse: FileWarehouse) -> None:
+    assert warehouse.tables() == [
+        "raw.folder", "raw.gone", "raw.lost", "raw.set", "raw.years", "sales.days", "sales.lines", "top",
+    ]  # fmt: skip
+    assert values(warehouse, "top") == [1]
+    assert values(warehouse, "sales.lines") == [1, 2]
+    assert values(warehouse, "sales.days") == [1, 2]
+    assert values(warehouse, "raw.years") == values(warehouse, "raw.folder") == [5, 6]
+    assert values(warehouse, "raw.set") == [7]
+
+
+def test_a_file_that_changes_is_seen_by_the_next_query(warehouse: FileWarehouse, tmp_path: Path) -> None:
+    assert values(warehouse, "top") == [1]
+    write(tmp_path / "warehouse" / "top.parquet", 1, 2, 3)
+    assert values(warehouse, "top") == [1, 2, 3]
+    pq.write_table(pa.table({"i": ["now text"]}), tmp_path / "warehouse" / "top.parquet")
+    assert warehouse.read(Query.parse("select * from top")).to_pylist() == [{"i": "now text"}]
+
+
+def test_a_common_table_expression_is_no_table_of_the_warehouse(warehouse: FileWarehouse) -> None:
+    query = Query.parse("with nowhere as (select i from top) select sum(i) as s from nowhere, range(2)")
+    assert warehouse.read(query).to_pylist() == [{"s": 2}]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("sales.lnes", "did you mean 'sales.lines'"),
+        ("raw.gone", "or set TOWPATH_DATA to the folder that holds it"),
+        ("raw.lost", "put the file at"),
+    ],
+)
+def test_a_table_that_is_not_there_says_how_to_get_it(warehouse: FileWarehouse, table: str, said: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        values(warehouse, table)
+    assert said in str(caught.value)
+
+
+def test_a_damaged_file_is_named(warehouse: FileWarehouse, tmp_path: Path) -> None:
+    (tmp_path / "warehouse" / "torn.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ProjectError, match=r"torn\.parquet"):
+        values(warehouse, "torn")
+
+
+def test_without_towpath_data_the_data_beside_the_checkout_is_taken(tmp_path: Path) -> None:
+    project = tmp_path / "checkout" / "examples" / "retail"
+    project.mkdir(parents=True)
+    settings = WarehouseSettings(tables={"raw.set": "{TOWPATH_DATA}/rows.parquet"}, memory_mib=256, threads=1)
+    lonely = open_warehouse(settings, project, {})
+    with pytest.raises(ProjectError, match="'TOWPATH_DATA' is not set"):
+        values(lonely, "raw.set")
+    (tmp_path / "checkout" / ".git").mkdir()
+    write(tmp_path / "shared" / "data" / "rows.parquet", 9)
+    assert values(lonely, "raw.set") == [9]
+    lonely.close()
+
+
+def test_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="did you mean 'duckdb'"):
+        open_warehouse(WarehouseSettings(url="duckd://warehouse"), tmp_path, {})
+
+
+def test_a_naive_time_of_a_file_is_utc(tmp_path: Path) -> None:
+    (tmp_path / "warehouse").mkdir()
+    pq.write_table(pa.table({"t": [datetime(2011, 1, 1)]}), tmp_path / "warehouse" / "times.parquet")
+    opened = open_warehouse(WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
+    assert str(opened.describe(Query.parse("select t from times")).field("t").type) == "timestamp[us, tz=UTC]"
+    opened.close()
