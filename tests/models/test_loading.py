@@ -195,7 +195,7 @@ def test_another_major_version_is_refused_with_what_to_install(
     framework: str, wrote: str, version: Publish, plain: Callable[..., Signature]
 ) -> None:
     manifest, folder = version({}, plain(), framework=framework, framework_version=wrote)
-    with pytest.raises(RefusedError, match=rf"(?s)written by .* {wrote};.*>={wrote.split('.')[0]},<"):
+    with pytest.raises(RefusedError, match=rf"(?s)written by .* {wrote};.*>={wrote.split('.', maxsplit=1)[0]},<"):
         load_version(manifest, folder)
 
 

@@ -54,6 +54,7 @@ def load_file(path: Path, *, name: str, trust_pickle: bool = False) -> Model:
         )
     trained = pickles.load_trusted(path, found.format)
     if sklearn.is_estimator(trained):
+        sklearn.prove_trees(trained, str(path))
         check_version(name, "sklearn", sklearn.written_by(trained))
     signature, kind = sklearn.describe(trained)
     framework = type(trained).__module__.split(".")[0]

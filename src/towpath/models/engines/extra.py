@@ -36,7 +36,7 @@ def framework(module: str, what: str) -> ModuleType:
     Raises:
         ExtraError: It is not installed; names the install line.
     """
-    root = module.split(".")[0]
+    root = module.split(".", maxsplit=1)[0]
     if importlib.util.find_spec(root) is None:
         extra = EXTRAS.get(root, root)
         raise ExtraError(f"{what}, and {root} is not installed.", mend=f"uv add 'towpath[{extra}]'")

@@ -19,7 +19,6 @@ and each of our calls brings its own output, so that calls from many threads are
 
 import ctypes
 import importlib.util
-import json
 import sys
 from collections import Counter
 from functools import cache
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from towpath.errors import ExtraError, FormatError, ModelError
 from towpath.models.columns import Columns, Encoder
 from towpath.models.engines.extra import framework
+from towpath.models.engines.lightgbm_text import read_text
 from towpath.models.engines.timing import is_quick
 from towpath.models.manifest import Field, Signature
 from towpath.models.model import Outputs, classified, kind_of, output_fields
@@ -44,32 +44,22 @@ _ROW_BY_ROW = 8
 """Up to here single calls beat one call for all (8 rows: 55 against 71 µs; 16: 145 against 150)."""
 
 
-def inspect(text: str, where: str) -> tuple[Signature, OutputKind]:
-    """Read the signature of a LightGBM text model from its header.
+def inspect(text: str, where: str, *, proved: bool = False) -> tuple[Signature, OutputKind]:
+    """Read the signature of a LightGBM text model from its head.
 
     Raises:
-        FormatError: It is cut off, or its trees are not what the header says.
+        FormatError: It is cut off, or a tree is not sound.
     """
-    head = _header(text, where)
-    names = head["feature_names"].split()
-    infos = head.get("feature_infos", "").split()
-    levels = _levels(text)
-    categorical = [
-        name for name, info in zip(names, infos, strict=False) if not info.startswith("[") and info != "none"
-    ]
-    known = dict(zip(categorical, levels, strict=True)) if levels and len(levels) == len(categorical) else {}
+    head = read_text(text, where, proved=proved)
     inputs = tuple(
-        Field(name=name, type="string" if name in known else "double", levels=known.get(name)) for name in names
+        Field(name=name, type="string" if name in head.levels else "double", levels=head.levels.get(name))
+        for name in head.names
     )
-    classes = int(head.get("num_class", "1"))
-    objective = head.get("objective", "").split(" ")[0]
-    if classes > 1:
-        kind: OutputKind = "class"
-        outputs = output_fields("class", tuple(str(number) for number in range(classes)))
-    else:
-        kind = "probability" if objective in {"binary", "cross_entropy"} else "number"
-        outputs = output_fields(kind)
-    return Signature(container="numpy", inputs=inputs, outputs=outputs), kind
+    if head.classes > 1:
+        outputs = output_fields("class", tuple(str(number) for number in range(head.classes)))
+        return Signature(container="numpy", inputs=inputs, outputs=outputs), "class"
+    kind: OutputKind = "probability" if head.objective in {"binary", "cross_entropy"} else "number"
+    return Signature(container="numpy", inputs=inputs, outputs=output_fields(kind)), kind
 
 
 class LightGbm:
@@ -82,7 +72,7 @@ class LightGbm:
         self, path: Path, *, name: str, signature: Signature | None = None, kind: OutputKind | None = None
     ) -> None:
         text = path.read_text("utf-8", "replace")
-        found, found_kind = inspect(text, str(path))
+        found, found_kind = inspect(text, str(path), proved=signature is not None)
         self.signature = signature or found
         self.kind: OutputKind = kind or (kind_of(signature) if signature else found_kind)
         self._name = name
@@ -228,33 +218,6 @@ def _library(path: str) -> _Library:
     return _Library(path)
 
 
-def _header(text: str, where: str) -> dict[str, str]:
-    head, _, rest = text.partition("\nTree=0\n")
-    fields = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
-    trees, end, _ = rest.partition("end of trees")
-    sizes = [int(size) for size in fields.get("tree_sizes", "").split() if size.isdigit()]
-    # The header says how long each tree is in bytes, so that a cut or changed file is told without parsing it
-    length = len(b"Tree=0\n") + len(trees.encode())
-    if not end or "feature_names" not in fields or (sizes and abs(length - sum(sizes)) > len(sizes) + 2):
-        raise FormatError(
-            f"a LightGBM text model that is cut off or changed: {len(text):,} characters, "
-            f"{length:,} bytes of trees where its head says {sum(sizes):,}.",
-            where=where,
-            mend="write it again with booster.save_model(path)",
-        )
-    return fields
-
-
-def _levels(text: str) -> list[tuple[str, ...]]:
-    """Category levels that pandas knew, from the last line of the file."""
-    _, found, line = text.rpartition("\npandas_categorical:")
-    try:
-        lists: Any = json.loads(line) if found else None
-    except ValueError:
-        return []
-    return [tuple(str(level) for level in levels) for levels in lists or []]
-
-
 def _labels(signature: Signature, width: int) -> NDArray[Any] | None:
     levels = signature.outputs[0].levels
     if levels is None:
@@ -268,5 +231,4 @@ def open_booster(path: Path, name: str) -> Any:
     Raises:
         ExtraError: LightGBM is not installed.
     """
-    inspect(path.read_text("utf-8", "replace"), str(path))
     return framework("lightgbm", f"'{name}' is a LightGBM model").Booster(model_file=str(path))

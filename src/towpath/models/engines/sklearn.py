@@ -15,7 +15,7 @@ from towpath.models.manifest import Field, Signature
 from towpath.models.model import output_fields
 from towpath.types import OutputKind
 
-__all__ = ["describe", "is_estimator", "load_skops", "save_skops", "settle", "written_by"]
+__all__ = ["describe", "is_estimator", "load_skops", "prove_trees", "save_skops", "settle", "written_by"]
 
 _SCHEMA_BYTES = 256 * 2**20
 _PREFIXES = (
@@ -72,7 +72,7 @@ def load_skops(path: Path, name: str, wrote: str = "") -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return skops.load(path, trusted=sorted(skops.get_untrusted_types(file=path)))
+            trained = skops.load(path, trusted=sorted(skops.get_untrusted_types(file=path)))
     except (
         KeyError,
         ValueError,
@@ -86,6 +86,8 @@ def load_skops(path: Path, name: str, wrote: str = "") -> Any:
         raise FormatError(
             f"'{path}' is a damaged skops file: {type(fault).__name__}: {fault}.", mend="write it again"
         ) from None
+    prove_trees(trained, str(path))
+    return trained
 
 
 def save_skops(trained: object, path: Path) -> bool:
@@ -110,6 +112,62 @@ def settle(estimator: Any) -> Any:
         if busy:
             estimator.set_params(**busy)
     return estimator
+
+
+def prove_trees(trained: object, where: str) -> None:
+    """Refuse trees whose node numbers point outside of them: scikit-learn follows those without looking.
+
+    A skops file is data only, and so can be loaded from strangers; this is the one way in which its data could still read
+    wherever it likes (skops itself therefore asks for ``sklearn.tree._tree.Tree`` to be trusted).
+
+    Raises:
+        FormatError: A node is out of range, or a walk would not end.
+    """
+    seen: set[int] = set()
+    todo: list[Any] = [trained]
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, str | bytes | int | float | bool | None):
+            continue
+        seen.add(id(thing))
+        kind = type(thing)
+        if kind.__name__ == "Tree" and kind.__module__ == "sklearn.tree._tree":
+            nodes = thing.__getstate__()["nodes"]
+            _prove_nodes(nodes["left_child"], nodes["right_child"], nodes["feature"], thing.n_features, where)
+        elif kind.__name__ == "TreePredictor" and kind.__module__.startswith("sklearn.ensemble"):
+            inner = thing.nodes[thing.nodes["is_leaf"] == 0]
+            if len(inner) and max(inner["left"].max(), inner["right"].max()) >= len(thing.nodes):
+                raise _unsound(where)
+        elif isinstance(thing, dict):
+            todo += thing.values()
+        elif isinstance(thing, list | tuple | set):
+            todo += thing
+        elif isinstance(thing, np.ndarray):
+            todo += thing.ravel().tolist() if thing.dtype.hasobject and thing.dtype.fields is None else []
+        else:
+            todo += vars(thing).values() if hasattr(thing, "__dict__") and not isinstance(thing, type) else []
+
+
+def _prove_nodes(left: Any, right: Any, feature: Any, features: int, where: str) -> None:
+    inner = left != -1
+    numbers = np.arange(len(left))
+    for child in (left, right):
+        if (child[inner] <= numbers[inner]).any() or (child[inner] >= len(left)).any():
+            raise _unsound(where)
+    if (
+        len(left) == 0
+        or (right[~inner] != -1).any()
+        or (feature[inner] < 0).any()
+        or (feature[inner] >= features).any()
+    ):
+        raise _unsound(where)
+
+
+def _unsound(where: str) -> FormatError:
+    return FormatError(
+        f"'{where}' holds a decision tree whose nodes point outside of it; nothing was predicted with it.",
+        mend="write it again, or a model from a source that you trust",
+    )
 
 
 def written_by(estimator: object) -> str:
