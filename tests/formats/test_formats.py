@@ -5,6 +5,7 @@ A new field: before the first release of a schema number delete its file and wri
 the next number and leave this one as it is.
 """
 
+import ast
 import base64
 import tomllib
 import types
@@ -17,7 +18,7 @@ import msgspec
 import pytest
 
 from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
-from towpath.journal.record import DayManifest, Outcome, Record, Rows, Run
+from towpath.journal.record import DayManifest, Outcome, OutcomeRow, Record, Rows, Run
 from towpath.models.manifest import (
     Artefact,
     Environment,
@@ -300,6 +301,23 @@ STORED: dict[str, msgspec.Struct] = {
         replaced={"host-1-0000.parquet": LATER},
     ),
     "record.msgpack": RECORD,
+    "outcome_row.msgpack": OutcomeRow(
+        outcome_id="9f86d081884c7d659a2feaa0c55ad015",
+        project="shop",
+        model="demand",
+        prediction_id="0195f2a4c1d07e4c8f5b6a3a0d9c1e2f",
+        entity_key='["10002","UK"]',
+        target_at=1_772_928_000_000_000,
+        horizon="7d",
+        item="a",
+        happened_at=1_772_928_000_000_001,
+        metric="units",
+        value=13.0,
+        label="many",
+        weight=2.0,
+        consumer="web_shop",
+        arrived_at=1_772_928_000_000_002,
+    ),
 }
 WRITTEN: dict[str, msgspec.Struct] = {
     "feature_view.sql": FeatureHeader(
@@ -413,6 +431,19 @@ def test_no_field_is_without_a_golden_value(name: str) -> None:
     assert empty == set()
 
 
+def test_each_struct_that_says_its_schema_has_a_golden_file() -> None:
+    """Found in the source, so that nobody has to remember it."""
+    shown = {kind.__name__ for value in STORED.values() for kind in _structs(type(value))} | {Seal.__name__}
+    stored = {
+        node.name
+        for path in sorted((Path(__file__).parents[2] / "src").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == "schema" for part in node.body)
+    }
+    assert stored - shown == set()
+
+
 def test_the_search_for_gaps_finds_a_field_deep_down() -> None:
     raw = decoded("manifest.json")
     del raw["features"][0]["columns"][0]["missing"]
@@ -435,9 +466,10 @@ def test_an_event_and_a_rule_of_a_later_release_are_read() -> None:
     assert not msgspec.convert(verdict, Verdict).passed
 
 
-def test_a_column_of_a_later_release_is_ignored() -> None:
-    newer = msgspec.msgpack.encode([*decoded("record.msgpack"), "from the future"])
-    assert msgspec.msgpack.decode(newer, type=Record) == RECORD
+@pytest.mark.parametrize("name", [name for name in STORED if name.endswith(".msgpack")])
+def test_a_column_of_a_later_release_is_ignored(name: str) -> None:
+    newer = msgspec.msgpack.encode([*decoded(name), "from the future"])
+    assert msgspec.msgpack.decode(newer, type=type(STORED[name])) == STORED[name]
 
 
 def test_the_reasons_on_the_wire_are_these() -> None:
