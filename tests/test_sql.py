@@ -158,6 +158,10 @@ def test_dollars_in_names_and_texts_are_fine() -> None:
     assert Query.parse('select a$b, "$c", $$ $d ? $$ as e from t').tree is not None
 
 
-def test_a_parameter_right_after_select_is_told_to_take_brackets() -> None:
-    assert "write select (:name) …, in brackets" in _problem("select :as_of as moment from t")
-    assert Query.parse("select (:as_of) as moment from t").parameters == ("as_of",)
+@pytest.mark.parametrize("sql", ["select :as_of as moment from t", "select a, (:as_of) as b from t"])
+def test_a_column_that_begins_with_a_parameter_is_told_to_cast_it(sql: str) -> None:
+    assert "write cast(:name as …)" in _problem(sql)
+
+
+def test_a_parameter_that_is_cast_may_begin_a_column() -> None:
+    assert Query.parse("select cast(:as_of as date) as moment from t").parameters == ("as_of",)

@@ -18,7 +18,7 @@ __all__ = ["Query", "quoted"]
 _HIDDEN = re.compile(r"""--[^\n]*|/\*.*?\*/|'(?:''|[^'])*'|"(?:""|[^"])*"|\$\$.*?\$\$""", re.DOTALL)
 """Comments, texts and quoted names: words in them are no code."""
 _FOREIGN_PARAMETER = re.compile(r"(?<![\w$])\$(\w+)|\?")
-_BARE_PARAMETER = re.compile(r"\bselect\s+(?:distinct\s+)?:\w", re.IGNORECASE)
+_BARE_PARAMETER = re.compile(r"\bselect\s+\(?\s*:\w|,\s*\(\s*:\w", re.IGNORECASE)
 _OPEN, _CLOSE = "/* ---", "--- */"
 _IMPURE = {
     "CurrentDate": "current_date",
@@ -153,7 +153,7 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             said = str(detail.get("description") or str(error).splitlines()[0]).split(" but got <Token")[0].rstrip(".")
             # Right after `select`, DuckDB's parser takes a colon for the end of a name, as in `select total: a + b`.
             bare = _BARE_PARAMETER.search(_visible(self.body))
-            mend = "write select (:name) …, in brackets" if bare else "mend the statement"
+            mend = "write cast(:name as …) as the first thing of a column" if bare else "mend the statement"
             raise _problem(self.path, line, f"the SQL does not parse{near}: {said}", mend) from error
         statements = [tree for tree in parsed if not isinstance(tree, exp.Semicolon)]
         if len(statements) != 1:
