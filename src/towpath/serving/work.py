@@ -215,7 +215,8 @@ class Work:
             if any(value is not None for value in given):
                 return given
         elif ask.columns is not None and name in ask.columns:
-            return ask.columns[name].reshape(self.answered.count, -1)[:, 0].tolist()
+            column = ask.columns[name].reshape(self.answered.count, -1)[:, 0]
+            return (column.astype("datetime64[us]") if column.dtype.kind == "M" else column).tolist()
         looked = self.prepared[base.version].columns
         return looked[name].tolist() if name in looked else [None] * self.answered.count
 
