@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -258,3 +259,10 @@ def test_a_verdict_becomes_rows_of_a_table() -> None:
         "price_band=low",
         "price_band=null",
     ]
+
+
+def test_each_rule_is_documented_with_what_it_asks_why_when_it_cries_wolf_and_how_to_mend() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "gate.md").read_text("utf-8")
+    for asked in judged().rules:
+        section = page.split(f"### {asked.name}\n")[1].split("\n### ")[0]
+        assert all(word in section for word in ("**Asks**", "**Why**", "**Cries wolf**", "**Mend**")), asked.name
