@@ -86,12 +86,9 @@ select
     item_id,
     timezone('Europe/London', cast(day + 1 as timestamp)) as day_end,
     cast(sum(units) over w7 as double) as units_7d,
-    cast(sum(units) over w14 as double) as units_14d,
     cast(sum(units) over w28 as double) as units_28d,
     cast(sum(units) over w56 as double) as units_56d,
-    cast(sum(units) over w84 as double) as units_84d,
     max(largest_order) over w28 as largest_order_28d,
-    cast(sum(buyers) over w7 as double) as buyers_7d,
     cast(sum(buyers) over w28 as double) as buyers_28d,
     cast(count(sold_on) over w28 as double) as days_sold_28d,
     cast(day - max(sold_on) over w28 as double) as days_since_sale,
@@ -99,8 +96,6 @@ select
 from dense
 window
     w7 as (partition by item_id order by day range between interval 6 days preceding and current row),
-    w14 as (partition by item_id order by day range between interval 13 days preceding and current row),
     w28 as (partition by item_id order by day range between interval 27 days preceding and current row),
-    w56 as (partition by item_id order by day range between interval 55 days preceding and current row),
-    w84 as (partition by item_id order by day range between interval 83 days preceding and current row)
+    w56 as (partition by item_id order by day range between interval 55 days preceding and current row)
 qualify sum(units) over w28 > 0

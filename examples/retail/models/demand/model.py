@@ -11,9 +11,7 @@ def inputs(rows: pd.DataFrame) -> pd.DataFrame:
     weekly = sales["units_28d"] / 4
     ratios = {
         "last_7d_to_mean": sales["units_7d"] / weekly,
-        "last_14d_to_mean": sales["units_14d"] / 2 / weekly,
         "last_56d_to_mean": sales["units_56d"] / 8 / weekly,
-        "last_84d_to_mean": sales["units_84d"] / 12 / weekly,
         "largest_order_share": sales["largest_order_28d"] / sales["units_28d"],
         "units_a_buyer": sales["units_28d"] / sales["buyers_28d"],
     }

@@ -4,13 +4,13 @@ description = "Does the shop write lines that the SQL of this project would thro
 severity = "info"
 every = "1d"
 window = "1d"
-inputs = { lines = "select stock_code, unit_price, invoice_date from retail.lines" }
+inputs = { lines = "select stock_code, unit_price, invoice_date from retail.lines where invoice_date >= :since and invoice_date < :until + interval 1 hour" }
 parameters = { most_share = 0.15, least_lines = 200 }
 mend = "look at the lines, then at the three steps in features/sales_windows.sql"
 --- */
 -- new_dirt: is the share of lines without a price or a product code above what the file's year shows?
 -- takes   :since and :until timestamp UTC (half-open), :most_share of the lines, :least_lines below which nothing is said
--- reads   lines (stock_code, unit_price, invoice_date in UK local time)
+-- reads   lines (stock_code, unit_price, invoice_date in UK local time, which is UTC or an hour ahead of it: hence the hour above)
 -- gives   one row when there is too much
 
 with seen as (
