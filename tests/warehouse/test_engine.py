@@ -76,7 +76,7 @@ def test_numbers_leave_as_a_model_can_take_them(engine: Engine) -> None:
 
 
 def test_only_the_parameters_that_the_sql_names_are_bound(engine: Engine) -> None:
-    query = Query.parse("select (:low) + 1 as answer", "next.sql")
+    query = Query.parse("select 1 + :low as answer", "next.sql")
     assert engine.read(query, {"low": 1, "as_of": MOMENT, "rest": None}).to_pylist() == [{"answer": 2}]
     with pytest.raises(ProjectError, match=r"':low' has no value[\s\S]*next.sql"):
         engine.read(query)
