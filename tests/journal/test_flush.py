@@ -352,14 +352,12 @@ def test_a_file_that_is_still_here_is_not_merged_away(tmp_path: Path, monkeypatc
     assert sorted(stored(objects)) == sorted(f"p{n}" for n in range(70))
 
 
-def test_a_writer_that_slept_past_removed_manifests_is_not_lost() -> None:
-    objects = Objects("memory://")
+def test_a_writer_that_slept_past_removed_manifests_is_not_lost(tmp_path: Path) -> None:
+    objects, old = Objects(str(tmp_path)), Objects(str(tmp_path))
     for number in range(30):
         add(objects, "predictions", "2026-01-05", {f"f{number}": 1}, clock=CLOCK)
     kept = objects.paths("journal/predictions/2026-01-05/manifests/")
     assert len(kept) == 20
-    old = Objects("memory://")
-    old._store = objects._store
     real, stale = objects.get, [True]
 
     def slept(prefix: str = "") -> list[str]:

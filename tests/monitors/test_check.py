@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -71,7 +72,7 @@ class Story:
             "prediction": actual * wrong,
             "fallback_prediction": actual * 1.5,
         }
-        self._write("predictions", common | predictions)
+        self.write("predictions", common | predictions)
         known = int(rows * matured)
         outcomes = {
             "outcome_id": [f"o{one}" for one in ids],
@@ -82,7 +83,7 @@ class Story:
             "happened_at": [at + DAY] * rows,
             "arrived_at": [at + DAY] * rows,
         }
-        self._write("outcomes", {name: values[:known] for name, values in (common | outcomes).items()})
+        self.write("outcomes", {name: values[:known] for name, values in (common | outcomes).items()})
 
     def run(
         self, run_id: str, status: str, number: int, expected: int | None = None, written: int | None = None
@@ -111,7 +112,7 @@ class Story:
         assert answer.error == ""
         return answer
 
-    def _write(self, table: str, columns: Mapping[str, Any]) -> None:
+    def write(self, table: str, columns: Mapping[str, Any]) -> None:
         self.files += 1
         write_rows(self.objects, table, pa.table(dict(columns)), name=f"f{self.files}", clock=FixedClock(MONDAY))
 
@@ -171,6 +172,16 @@ def test_answers_far_from_the_ones_before_are_told_by_segment(story: Story) -> N
     assert story.ask("far_from_previous", MONDAY + 3 * DAY, min_rows=101).status == "ok"
 
 
+def test_a_class_that_flips_is_far_from_the_one_before(story: Story) -> None:
+    for number, label in enumerate(["yes", "no"]):
+        rows = {"prediction_id": [f"{number}-{n}" for n in range(10)], "entity_key": [f"[{n}]" for n in range(10)]}
+        common = {"project": "shop", "model": "demand", "label": label, "predicted_at": MONDAY + number * DAY}
+        columns = rows | {name: [value] * 10 for name, value in (common | {"target_at": MONDAY + 9 * DAY}).items()}
+        story.write("predictions", columns)
+    answer = story.ask("far_from_previous", MONDAY + DAY + DAY / 2, min_rows=10)
+    assert [(row["segment"], row["far_rows"], row["mean"]) for row in answer.rows] == [("", 10, None)]
+
+
 def test_worse_than_promised_names_the_segment_that_is_worse(story: Story) -> None:
     for number in range(5):
         story.day(number, factor=1.05, factor_of_low=1.3)
@@ -191,7 +202,7 @@ def test_worse_than_promised_is_silent_where_it_knows_too_little(story: Story) -
     assert story.ask("worse_than_promised", end).status == "ok"
     assert story.ask("worse_than_promised", end, min_matured_share=0.4).status == "failing"
     assert story.ask("worse_than_promised", end, min_matured_share=0.4, min_rows=1_000).status == "ok"
-    other = Watched(**{n: getattr(watched(), n) for n in Watched.__struct_fields__} | {"promised": ()})
+    other = msgspec.structs.replace(watched(), promised=())
     assert story.ask("worse_than_promised", end, other, min_matured_share=0.4).status == "ok"
 
 

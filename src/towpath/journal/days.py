@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,13 @@ from towpath.stores.objects import Objects
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ROOT", "add", "compact", "day_files", "newest", "put_file", "source", "write_rows", "write_run"]
+__all__ = ["ROOT", "add", "compact", "day_files", "newest", "put_file", "rows_of", "source", "write_rows", "write_run"]
 
 ROOT = "journal"
 _GROUP_FILES = 60
 _LEVELS = 4
 _KEPT_MANIFESTS = 20
+_READERS = 16
 _GRACE = timedelta(hours=1)
 _MERGED = re.compile(r"-merged(\d)-[0-9a-f]{16}$")
 _DAY_OF = {"predictions": "predicted_at", "outcomes": "happened_at", "runs": "started_at"}
@@ -128,9 +130,6 @@ def compact(objects: Objects, table: str, day: str, *, owner: str, keep: Collect
     Returns:
         How many files were replaced.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     current = newest(objects, table, day)
     small = [
         path
@@ -142,9 +141,7 @@ def compact(objects: Objects, table: str, day: str, *, owner: str, keep: Collect
         group = [path for path in small if _level(_name(path)) == level]
         if current is None or len(group) < _GROUP_FILES:
             continue
-        merged = pa.concat_tables(
-            [pq.read_table(io.BytesIO(objects.get(path))) for path in group], promote_options="default"
-        )
+        merged = rows_of(objects, table, group)
         digest = hashlib.sha256("\n".join(group).encode()).hexdigest()[:16]
         path = put_file(objects, table, day, f"{owner}-merged{level + 1}-{digest}", merged)
         while not _replace(objects, current, group, path, clock):
@@ -209,20 +206,26 @@ def day_files(
         for day in objects.folders(f"{ROOT}/{table}/")
         if day >= first and (until is None or datetime.fromisoformat(f"{day}T00:00+00:00") < until)
     ]
-    manifests = [newest(objects, table, day) for day in days]
+    with ThreadPoolExecutor(_READERS) as readers:  # a remote store answers in tens of milliseconds, a year has 365 days
+        manifests = list(readers.map(lambda day: newest(objects, table, day), days))
     return [file for manifest in manifests if manifest for file in manifest.files]
 
 
 def source(objects: Objects, table: str, files: Sequence[str]) -> "pa.Table | list[str]":
     """What an engine registers: paths where the store is a folder, else the rows themselves."""
+    if files and objects.path is not None:
+        return [str(objects.path / file) for file in files]
+    return rows_of(objects, table, files)
+
+
+def rows_of(objects: Objects, table: str, files: Sequence[str]) -> "pa.Table":
+    """The rows of some files, in their order; a column that an older file has not is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if files and objects.path is not None:
-        return [str(objects.path / file) for file in files]
-    schema = schema_of(table)
-    parts = [pq.read_table(io.BytesIO(objects.get(file))) for file in files]
-    return pa.concat_tables([schema.empty_table(), *parts], promote_options="default")
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(lambda file: pq.read_table(io.BytesIO(objects.get(file))), files))
+    return pa.concat_tables([schema_of(table).empty_table(), *parts], promote_options="default")
 
 
 def _read(objects: Objects, path: str) -> DayManifest:

@@ -1,13 +1,12 @@
 """The journal as an engine sees it: predictions, outcomes, matured, previous and runs, as of a moment."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from towpath.journal.days import day_files, source
-from towpath.journal.unfold import schema_of
+from towpath.journal.days import day_files, rows_of, source
 from towpath.sql import Query
 from towpath.stores.objects import Objects
 from towpath.types import utc
@@ -21,6 +20,8 @@ __all__ = ["VIEWS", "views"]
 
 VIEWS = ("runs", "predictions", "outcomes", "matured", "previous")
 """In the order in which each may read the ones before it."""
+
+_SLACK = timedelta(days=7)  # what happened is dated by its sender, who may be wrong by a closed week
 
 
 def views(
@@ -39,7 +40,7 @@ def views(
         objects: Where the journal lies.
         as_of: What became known later is not there, so that history can be replayed.
         models: Only these; all unless given.
-        since: Only predictions made at or after it; outcomes are not limited by it.
+        since: Only predictions made at or after it, and no outcome or run of more than a week before it.
         until: Only predictions made before it.
 
     Raises:
@@ -48,8 +49,9 @@ def views(
     as_of = utc(as_of)
     predictions = day_files(objects, "predictions", since=since, until=until)
     engine.register("journal.predictions", source(objects, "predictions", predictions))
-    engine.register("journal.outcomes", source(objects, "outcomes", day_files(objects, "outcomes")))
-    engine.register("journal.runs", _runs(objects))
+    earlier = None if since is None else utc(since) - _SLACK
+    engine.register("journal.outcomes", source(objects, "outcomes", day_files(objects, "outcomes", since=earlier)))
+    engine.register("journal.runs", _runs(objects, earlier))
     values = {
         "as_of": as_of,
         "since": None if since is None else utc(since),
@@ -66,14 +68,9 @@ def _query(name: str) -> Query:
     return Query.parse((resources.files("towpath.journal") / "sql" / f"{name}.sql").read_text("utf-8"), path)
 
 
-def _runs(objects: Objects) -> "pa.Table":
+def _runs(objects: Objects, since: datetime | None) -> "pa.Table":
     """Runs in the order in which they landed: with a standing clock a repeated run ends at the same moment."""
-    import io
-
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    files = day_files(objects, "runs")
-    tables = [pq.read_table(io.BytesIO(objects.get(file))) for file in files]
-    runs = pa.concat_tables([schema_of("runs").empty_table(), *tables], promote_options="default")
+    runs = rows_of(objects, "runs", day_files(objects, "runs", since=since))
     return runs.append_column("landed", pa.array(range(runs.num_rows), pa.int64()))
