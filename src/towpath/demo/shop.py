@@ -286,9 +286,9 @@ def _extend(path: Path, columns: Mapping[str, np.ndarray], by: str, since: date,
     if path.exists():
         old = pq.read_table(path)
         kind = old.schema.field(by).type
-        parts = [old.filter(pc.less(old[by], _edge(since, kind))), new]
+        parts = [old.filter(pc.field(by) < _edge(since, kind)), new]
         if until is not None:
-            parts.append(old.filter(pc.greater_equal(old[by], _edge(until, kind))))
+            parts.append(old.filter(pc.field(by) >= _edge(until, kind)))
         new = pa.concat_tables(parts)
     _write(path, new)
 
