@@ -143,7 +143,8 @@ def test_a_version_loads_nothing_that_is_not_in_its_list(
 
 def test_the_list_of_a_pickle_is_exact() -> None:
     data, allow = pickles.dump({"weekly": np.arange(3.0)})
-    assert set(allow) == {"numpy._core.numeric:_frombuffer", "numpy:dtype"} | set(allow)
+    assert allow
+    assert all(pair.startswith("numpy") for pair in allow)
     assert pickles.load_allowed(data, allow, "demand@1")["weekly"].tolist() == [0.0, 1.0, 2.0]
     for left_out in allow:
         with pytest.raises(FormatError, match="not in its list"):

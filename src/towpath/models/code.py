@@ -138,7 +138,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def exec_module(self, module: ModuleType) -> None:
         """Run the module with an ``import`` that looks into the project first."""
         place = self._path(module.__name__)
-        if place not in self.files:
+        if place is None or place not in self.files:
             return
         home = str(PurePosixPath(place).parent)
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _Import(self, home)}
@@ -147,7 +147,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def get_source(self, fullname: str) -> str | None:
         """The text of a module; tracebacks print its lines."""
         place = self._path(fullname)
-        return self.files[place].decode("utf-8", "replace") if place in self.files else None
+        return self.files[place].decode("utf-8", "replace") if place and place in self.files else None
 
     def is_package(self, fullname: str) -> bool:
         """Whether it is a folder."""

@@ -58,7 +58,7 @@ class Matrix(Mapping[str, NDArray[Any]]):
 
     Args:
         names: Column names in the order of the signature.
-        values: Shape ``(n, len(names))``; NaN is null.
+        array: Shape ``(n, len(names))``; NaN is null.
 
     Example:
         >>> table = Matrix(("a", "b"), np.array([[1.0, 2.0], [3.0, 4.0]]))
@@ -66,15 +66,20 @@ class Matrix(Mapping[str, NDArray[Any]]):
         ([2.0, 4.0], 2)
     """
 
-    __slots__ = ("names", "values")
+    __slots__ = ("array", "names")
 
-    def __init__(self, names: tuple[str, ...], values: NDArray[np.float64]) -> None:
+    def __init__(self, names: tuple[str, ...], array: NDArray[np.float64]) -> None:
         self.names = names
-        self.values = values
+        self.array = array
+
+    @property
+    def values(self) -> NDArray[np.float64]:  # pyright: ignore[reportIncompatibleMethodOverride] - see below
+        """The old name of `array`, which hides the method of mappings; it goes when serving no longer reads it."""
+        return self.array
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         try:
-            return self.values[:, self.names.index(name)]
+            return self.array[:, self.names.index(name)]
         except ValueError:
             raise KeyError(name) from None
 
@@ -85,7 +90,7 @@ class Matrix(Mapping[str, NDArray[Any]]):
         return len(self.names)
 
     def __repr__(self) -> str:
-        return f"Matrix({self.values.shape[0]} rows of {list(self.names)})"
+        return f"Matrix({self.array.shape[0]} rows of {list(self.names)})"
 
 
 def rows_in(columns: Columns) -> int:
@@ -96,7 +101,7 @@ def rows_in(columns: Columns) -> int:
         3
     """
     if isinstance(columns, Matrix):
-        return int(columns.values.shape[0])
+        return int(columns.array.shape[0])
     return len(next(iter(columns.values()))) if columns else 0
 
 
@@ -121,7 +126,7 @@ class Encoder:
     def matrix(self, columns: Columns) -> NDArray[np.float64]:
         """Give the matrix of shape ``(n, len(names))``; no copy where the columns are one already."""
         if isinstance(columns, Matrix) and (columns.names is self.names or columns.names == self.names):
-            return columns.values
+            return columns.array
         values = np.empty((rows_in(columns), len(self.names)), dtype=np.float64)
         for position, (name, codes) in enumerate(zip(self.names, self._codes, strict=True)):
             column = columns[name]
@@ -216,8 +221,8 @@ def columns_from_tensor(signature: Signature, tensor: NDArray[Any]) -> Columns:
         raise InputError(f"the tensor holds {tensor.dtype}; the model reads numbers.", mend="send FP64 or FP32")
     table = Matrix(names, np.ascontiguousarray(tensor, dtype=np.float64))
     for position, field in enumerate(signature.inputs):
-        if not field.nullable and np.isnan(table.values[:, position]).any():
-            row = int(np.flatnonzero(np.isnan(table.values[:, position]))[0])
+        if not field.nullable and np.isnan(table.array[:, position]).any():
+            row = int(np.flatnonzero(np.isnan(table.array[:, position]))[0])
             raise InputError(f"row {row}, '{field.name}': NaN, which the model cannot read.", mend="send a number")
     return table
 
@@ -248,7 +253,7 @@ def array_of(field: Field, values: Sequence[object], *, numbers: Sequence[int] |
             continue
         try:
             cells.append(read(value))
-        except (TypeError, ValueError, OverflowError, TowpathError):
+        except (TypeError, ValueError, OverflowError, AttributeError, TowpathError):
             raise InputError(
                 f"row {row}, '{field.name}': {_shown(value)} is no {_said(field)}.", mend=_mend(field, value)
             ) from None
@@ -402,9 +407,10 @@ def _float(value: object) -> float:
 
 
 def _integer(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or int(value) != value:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         _wrong()
-    return int(value)
+    whole = int(value)
+    return whole if whole == value and -(2**63) <= whole < 2**64 else _wrong()
 
 
 def _text(value: object) -> str:
@@ -418,7 +424,7 @@ def _truth(value: object) -> bool:
 def _time(value: Any) -> np.datetime64:
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[us]")
-    return np.datetime64(utc(value).replace(tzinfo=None), "us")
+    return np.datetime64(utc(value).replace(tzinfo=None), "us")  # an AttributeError where it is neither text nor time
 
 
 def _tensor(field: Field, value: object) -> NDArray[Any]:

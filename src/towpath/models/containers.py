@@ -34,7 +34,6 @@ def fields_of(table: "pa.Table", *, levels: bool = True) -> tuple[Field, ...]:
         One field per column; text with more than 10,000 different values stays plain text.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     fields: list[Field] = []
     for name in table.column_names:
@@ -43,7 +42,7 @@ def fields_of(table: "pa.Table", *, levels: bool = True) -> tuple[Field, ...]:
         known: tuple[str, ...] | None = None
         if levels and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             plain = column.cast(kind) if pa.types.is_dictionary(column.type) else column
-            distinct = [level for level in pc.unique(plain).to_pylist() if level is not None]
+            distinct = [level for level in plain.unique().to_pylist() if level is not None]
             known = tuple(sorted(distinct)) if len(distinct) <= _LEVELS_KEPT else None
         fields.append(Field(name=name, type=_type_name(kind), levels=known))
     return tuple(fields)

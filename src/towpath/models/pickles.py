@@ -42,17 +42,38 @@ _NEVER_NAMES = frozenset(
     {
         ("builtins", name)
         for name in (
-            "eval", "exec", "compile", "__import__", "open", "input", "getattr", "setattr", "delattr", "globals", "locals", "vars",
-            "breakpoint", "memoryview", "super", "help", "exit", "quit", "print", "apply", "execfile", "file", "map",
+            "eval",
+            "exec",
+            "compile",
+            "__import__",
+            "open",
+            "input",
+            "getattr",
+            "setattr",
+            "delattr",
+            "globals",
+            "locals",
+            "vars",
+            "breakpoint",
+            "memoryview",
+            "super",
+            "help",
+            "exit",
+            "quit",
+            "print",
+            "apply",
+            "execfile",
+            "file",
+            "map",
             "filter",
         )
-    }  # fmt: skip
+    }
     | {("operator", name) for name in ("attrgetter", "methodcaller", "call")}
     | {("functools", name) for name in ("reduce",)}
     | {("joblib.numpy_pickle", name) for name in ("NDArrayWrapper", "ZNDArrayWrapper", "load", "dump")}
     | {("joblib.numpy_pickle_compat", name) for name in ("NDArrayWrapper", "ZNDArrayWrapper", "load_compatibility")}
     | {("numpy", name) for name in ("load", "fromfile", "memmap", "save", "genfromtxt", "loadtxt", "f2py")}
-)  # fmt: skip
+)
 Pair = tuple[str, str]
 
 
@@ -156,8 +177,8 @@ def dump(thing: object) -> tuple[bytes, tuple[str, ...]]:
             mend="return a model of a known framework, or plain values (dict, numpy arrays, classes of the project)",
         ) from None
     learnt: set[Pair] = set()
-    _Unpickler(io.BytesIO(data), learnt.add).load()
     try:
+        _Unpickler(io.BytesIO(data), learnt.add).load()
         refuse_hostile("model.pkl", learnt)
     except FormatError as fault:
         raise RefusedError(fault.what, where="model.py, train", mend="return plain values, no functions") from None

@@ -126,7 +126,7 @@ def prove_trees(trained: object, where: str) -> None:
     seen: set[int] = set()
     todo: list[Any] = [trained]
     while todo:
-        thing = todo.pop()
+        thing: Any = todo.pop()
         if id(thing) in seen or isinstance(thing, str | bytes | int | float | bool | None):
             continue
         seen.add(id(thing))
@@ -135,9 +135,11 @@ def prove_trees(trained: object, where: str) -> None:
             nodes = thing.__getstate__()["nodes"]
             _prove_nodes(nodes["left_child"], nodes["right_child"], nodes["feature"], thing.n_features, where)
         elif kind.__name__ == "TreePredictor" and kind.__module__.startswith("sklearn.ensemble"):
-            inner = thing.nodes[thing.nodes["is_leaf"] == 0]
-            if len(inner) and max(inner["left"].max(), inner["right"].max()) >= len(thing.nodes):
-                raise _unsound(where)
+            places = np.flatnonzero(thing.nodes["is_leaf"] == 0)
+            for side in ("left", "right"):
+                child = thing.nodes[side][places]
+                if (child <= places).any() or (child >= len(thing.nodes)).any():
+                    raise _unsound(where)
         elif isinstance(thing, dict):
             todo += thing.values()
         elif isinstance(thing, list | tuple | set):
