@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -101,12 +102,12 @@ def test_an_override_needs_a_reason_and_is_visible_for_ever(
 ) -> None:
     publish(against=None, passed=False)
     publish(against=1)
-    rest = {"trusted": trusted, "by": "mira", "clock": clock}
+    override = partial(history.override, objects, "demand", 1, trusted=trusted, by="mira", clock=clock)
     with pytest.raises(RefusedError, match="needs a reason"):
-        history.override(objects, "demand", 1, against=None, because=" ", **rest)
+        override(against=None, because=" ")
     with pytest.raises(RefusedError, match="champion now is the fallback alone"):
-        history.override(objects, "demand", 1, against=7, because="launch", **rest)
-    history.override(objects, "demand", 1, against=None, because="launch", **rest)
+        override(against=7, because="launch")
+    override(against=None, because="launch")
     promote(2)
     first, second = history.reigns(history.entries(objects, "demand"))
     assert (first.event.override, first.event.because) == (True, "launch")
