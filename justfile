@@ -19,6 +19,7 @@ lint:
 
 types:
     uv run pyright
+    uv run pyright -p tests
 
 layers:
     uv run lint-imports

@@ -22,7 +22,7 @@ def command(ctx: click.Context, model: str | None, limit: int, project: Path) ->
     from towpath.platform import Platform
 
     with Platform.open(project) as platform:
-        found = platform.runs.list(model, limit=limit)
+        found = platform.runs.newest(model, limit=limit)
     show(found if as_json_asked() else [_line(run) for run in found], empty="No runs yet: tow train MODEL")
 
 

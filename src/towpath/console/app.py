@@ -42,7 +42,7 @@ def application(platform: "Platform") -> "Starlette":
 
     pages = Environment(loader=PackageLoader("towpath.console"), autoescape=True, undefined=StrictUndefined)
     pages.filters.update(moment=_moment, number=_number, share=_share)
-    pages.globals.update(lines=lines)
+    pages.globals["lines"] = lines  # pyright: ignore[reportArgumentType] - any callable will do
 
     async def page(name: str, status: int, ask: Callable[[], dict[str, Any]]) -> "Response":
         try:

@@ -218,7 +218,7 @@ class Features:
             lock=self.locks([f"{view.name}.*"])[0],
             team=settings.team,
             by=self._platform.who,
-            at=self._platform.now(),
+            clock=self._platform.clock,
         )
 
     def _published(self, name: str) -> "View":

@@ -1,0 +1,138 @@
+"""``tow serve``: a project, a store, or a bare model file, over HTTP and gRPC."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towpath.cli.options import project_option
+from towpath.errors import InputError
+
+if TYPE_CHECKING:
+    from towpath.serving.worker import Ports
+
+
+@click.command("serve")
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=True))
+@click.option(
+    "--host", default=None, help="Loopback unless given; beyond it consumer keys are needed, or --insecure-open."
+)
+@click.option("--port", type=click.IntRange(0, 65_535), default=None, help="HTTP; 0 takes a free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65_535), default=None, help="gRPC; 0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1, 64), default=None, help="Processes that answer.")
+@click.option(
+    "--store", "store", default=None, metavar="URL", help="Serve the models of this object store; no project is needed."
+)
+@click.option("--online", default=None, metavar="URL", help="With --store: the online store.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="With --store: folder of the public keys that are trusted.",
+)
+@click.option("--model", "models", multiple=True, help="Only these models; all unless given.")
+@click.option("--name", default="", help="With FILE: what the model is called; the file's stem unless given.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Where journal and caches go; with FILE a temporary folder unless given.",
+)
+@click.option("--trust-pickle", is_flag=True, help="With FILE: load a pickle, which can run anything. Loopback only.")
+@click.option("--insecure-open", is_flag=True, help="Bind beyond loopback without keys.")
+@project_option
+def command(file: Path | None, project: Path, **given: Any) -> None:
+    """Serve the project's models, or one model FILE with no project at all.
+
+    Answers /predict/MODEL, /outcomes/MODEL, /metrics and the Open Inference Protocol (/v2/…, and gRPC). SIGTERM drains.
+    """
+    _log_to_stderr()
+    if file is not None:
+        if given["store"]:
+            raise InputError(
+                "FILE and --store are two ways; take one.", mend="tow serve FILE, or tow serve --store URL"
+            )
+        code = _serve_file(file, given)
+    elif given["store"]:
+        code = _serve_store(given)
+    else:
+        code = _serve_project(project, given)
+    raise click.exceptions.Exit(code)
+
+
+def _settings(base: Any, given: dict[str, Any]) -> Any:
+    import msgspec
+
+    names = ("host", "port", "grpc_port", "workers")
+    return msgspec.structs.replace(base, **{name: given[name] for name in names if given[name] is not None})
+
+
+def _serve_file(file: Path, given: dict[str, Any]) -> int:
+    from towpath.serving.server import serve_file
+    from towpath.settings import ServingSettings
+
+    return serve_file(
+        file,
+        settings=_settings(ServingSettings(), given),
+        name=given["name"],
+        trust_pickle=given["trust_pickle"],
+        state=given["state"],
+        insecure_open=given["insecure_open"],
+        on_ready=_say,
+        on_state=lambda folder: click.echo(f"state: {folder}"),
+    )
+
+
+def _serve_store(given: dict[str, Any]) -> int:
+    from towpath.serving.server import serve_store
+    from towpath.settings import ServingSettings, StoreSettings
+
+    stores = StoreSettings()
+    here = Path.cwd()
+    return serve_store(
+        _settings(ServingSettings(), given),
+        objects_url=given["store"],
+        online_url=given["online"] or stores.online,
+        keys=given["keys"] or here / stores.keys,
+        folder=here,
+        state=given["state"],
+        environment=os.environ.get("TOWPATH_ENV", "local"),
+        models=given["models"],
+        insecure_open=given["insecure_open"],
+        on_ready=_say,
+    )
+
+
+def _serve_project(project: Path, given: dict[str, Any]) -> int:
+    from towpath.platform import Platform
+    from towpath.serving.server import serve_store
+    from towpath.settings import secret
+
+    with Platform.open(project) as platform:
+        stores = platform.settings.stores
+        return serve_store(
+            _settings(platform.settings.serving, given),
+            objects_url=secret(stores.objects, platform.folder, platform.variables),
+            online_url=secret(stores.online, platform.folder, platform.variables),
+            keys=platform.keys,
+            folder=platform.folder,
+            state=given["state"],
+            environment=platform.settings.environment,
+            models=given["models"],
+            insecure_open=given["insecure_open"],
+            clock=platform.clock,
+            on_ready=_say,
+        )
+
+
+def _say(ports: "Ports") -> None:
+    click.echo(f"http: http://{ports.host}:{ports.http}")
+    click.echo(f"grpc: {ports.host}:{ports.grpc}")
+
+
+def _log_to_stderr() -> None:
+    """One line for each event of a life; a terminal gets text, anything else JSON lines."""
+    from towpath.cli.logs import configure
+
+    configure()

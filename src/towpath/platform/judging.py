@@ -1,0 +1,250 @@
+"""The gate's legwork: run the candidates on the held-out rows, measure, replay, and hand the arrays to the judge."""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from towpath import compute
+from towpath.errors import ModelError, TowpathError, UnknownError, nearest
+from towpath.gate.fallbacks import FallbackCheck, check_fallback
+from towpath.gate.footprint import prepare, read
+from towpath.gate.golden import GoldenResult, compare_golden, read_golden
+from towpath.gate.judge import Evidence, judge
+from towpath.gate.output import OutputCheck, check_output, wrong_rows
+from towpath.gate.scores import Scores
+from towpath.gate.verdict import Footprint, Verdict
+from towpath.types import micros
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from towpath.models import Model
+    from towpath.models.manifest import Manifest
+    from towpath.platform.lifecycle import ModelHandle
+    from towpath.project import MetricFile
+
+__all__ = ["judge_version"]
+
+
+class _Candidate:
+    """One version, fetched, loaded and asked about the held-out rows."""
+
+    def __init__(self, handle: "ModelHandle", version: int, cache: Path) -> None:
+        from towpath.models import load_version
+        from towpath.registry import versions
+
+        self.manifest: Manifest = handle.manifest(version)
+        self.folder = versions.fetch(handle.platform.objects, self.manifest, cache)
+        self.model: Model = load_version(self.manifest, self.folder)
+
+    def answers(self, columns: "Mapping[str, NDArray[Any]]") -> "NDArray[Any]":
+        return next(iter(self.model.predict(columns).values()))
+
+
+def judge_version(handle: "ModelHandle", version: int) -> Verdict:
+    """Judge a version against the champion of this moment, and store the verdict; see `ModelHandle.gate`."""
+    import pyarrow.parquet as pq
+
+    from towpath.models import columns_of
+    from towpath.registry import versions
+
+    platform = handle.platform
+    cache = platform.folder / ".towpath" / "cache" / "versions"
+    entry = handle.current()
+    against = entry.state.champion if entry else None
+    candidate = _Candidate(handle, version, cache)
+    manifest = candidate.manifest
+    holdout: pa.Table = pq.read_table(candidate.folder / "holdout.parquet")
+    names = [field.name for field in manifest.signature.inputs]
+    columns = columns_of(holdout.select(names))
+    answers = candidate.answers(columns)
+    checks, heuristic = _fallbacks(candidate, columns, holdout.num_rows)
+    given: dict[str, NDArray[Any] | None] = {"candidate": answers, "champion": None, "fallback": heuristic}
+    if against is not None and against != version:
+        given["champion"] = _champion_answers(handle, against, cache, holdout)
+    scores = _scores(handle, holdout, given)
+    deciding = handle.folder.declaration.gate.metric
+    evidence = Evidence(
+        project=manifest.project,
+        model=handle.name,
+        version=version,
+        tier=manifest.tier,
+        against=against,
+        gate=manifest.gate,
+        output=manifest.output,
+        better=_metric(handle, deciding).header.better,
+        entities=_entities(holdout, manifest.entity),
+        segments={name: np.array(holdout.column(name).to_pylist(), dtype=object) for name in manifest.segments},
+        candidate=scores[deciding]["candidate"],
+        champion=scores[deciding].get("champion"),
+        fallback=scores[deciding].get("fallback"),
+        beside={metric: who for metric, who in scores.items() if metric != deciding},
+        golden=_golden(handle, candidate),
+        answers=_checked(answers, manifest),
+        fallbacks=checks,
+        footprint=_footprint(handle, candidate, columns),
+        sample_share=manifest.training.sample_share if manifest.training else 1.0,
+    )
+    seed = manifest.training.seed if manifest.training else 0
+    verdict = judge(evidence, at=platform.now(), by=platform.who, rng=np.random.default_rng(seed))
+    versions.put_verdict(platform.objects, verdict, platform.signer)
+    return verdict
+
+
+def _checked(answers: "NDArray[Any]", manifest: "Manifest") -> OutputCheck:
+    return check_output(answers, manifest.output)
+
+
+def _champion_answers(handle: "ModelHandle", version: int, cache: Path, holdout: "pa.Table") -> "NDArray[Any]":
+    """The champion on the same rows; features that the candidate does not read are looked up as of each row's moment."""
+    from towpath.models import columns_of
+
+    champion = _Candidate(handle, version, cache)
+    names = [field.name for field in champion.manifest.signature.inputs]
+    if any(name not in holdout.column_names for name in names):
+        header = handle.folder.training.header
+        spine = holdout.select([name for name in holdout.column_names if "." not in name and ":" not in name])
+        holdout = handle.platform.features.training_set(spine, names, keys=header.keys, time=header.time)
+    return champion.answers(columns_of(holdout.select(names)))
+
+
+def _fallbacks(
+    candidate: _Candidate, columns: "Mapping[str, NDArray[Any]]", rows: int
+) -> "tuple[tuple[FallbackCheck, ...], NDArray[Any] | None]":
+    """Each link on its own, and the chain's answers: the first link that has an allowed one."""
+    output = candidate.manifest.output
+    chain: NDArray[Any] | None = None
+    open_rows = np.ones(rows, dtype=bool)
+    checks: list[FallbackCheck] = []
+    one_row = {name: values[:1] for name, values in columns.items()}
+    for link in candidate.manifest.fallback:
+        values: NDArray[Any] | None = None
+        error, one_row_ms = "", None
+        if link.constant is not None:
+            values = np.full(rows, link.constant)
+        elif link.function is not None:
+            try:
+                values = candidate.model.fallback(link.function, columns)
+                candidate.model.fallback(link.function, one_row)
+                started = time.perf_counter()
+                candidate.model.fallback(link.function, one_row)
+                one_row_ms = (time.perf_counter() - started) * 1e3
+            except TowpathError as failed:
+                error = failed.what
+        else:
+            checks.append(
+                FallbackCheck(name=link.name, passed=True, detail="another version; judged when it was promoted")
+            )
+            continue
+        if values is None or len(values) != rows:
+            checks.append(check_fallback(link, output, rows=rows, values=values, error=error, one_row_ms=one_row_ms))
+            continue
+        good = ~wrong_rows(values, output)
+        # A link may leave rows to the next one; what it must not do is answer all of them wrongly, or too late.
+        shown = values if not good.any() else np.where(good, values, values[good][0])
+        checks.append(check_fallback(link, output, rows=rows, values=shown, error=error, one_row_ms=one_row_ms))
+        if chain is None:
+            chain = np.full(rows, np.nan) if values.dtype.kind in "fiub" else np.full(rows, None, dtype=object)
+        take = open_rows & good
+        chain[take] = values[take]
+        open_rows &= ~good
+    return tuple(checks), chain
+
+
+def _scores(
+    handle: "ModelHandle", holdout: "pa.Table", given: "Mapping[str, NDArray[Any] | None]"
+) -> dict[str, dict[str, Scores]]:
+    """Metric → who → numerators and denominators, in the order of the rows."""
+    import pyarrow as pa
+
+    from towpath.training import measured, scored
+
+    gate = handle.folder.declaration.gate
+    metrics = {name: _metric(handle, name).query for name in dict.fromkeys([gate.metric, *gate.beside])}
+    header, output = handle.folder.training.header, handle.folder.declaration.output
+    plain = holdout.select([name for name in holdout.column_names if name != "prediction" and ":" not in name])
+    engine = handle.platform.engine()
+    found: dict[str, dict[str, Scores]] = {name: {} for name in metrics}
+    try:
+        for who, answers in given.items():
+            if answers is None:
+                continue
+            mask = np.isnan(answers) if answers.dtype.kind == "f" and answers.ndim == 1 else None
+            column = pa.array(answers, mask=mask) if answers.ndim == 1 else pa.array(answers.tolist())
+            rows = scored(plain.append_column("prediction", column), header, output)
+            for name, (numerator, denominator) in measured(engine, rows, metrics).items():
+                found[name][who] = Scores(numerator=numerator, denominator=denominator)
+    finally:
+        engine.close()
+    return found
+
+
+def _metric(handle: "ModelHandle", name: str) -> "MetricFile":
+    metrics = handle.platform.project.metrics
+    if name not in metrics:
+        raise UnknownError(f"There is no metric '{name}'{nearest(name, metrics)}", "model.toml, gate")
+    return metrics[name]
+
+
+def _entities(holdout: "pa.Table", keys: Sequence[str]) -> "NDArray[Any]":
+    if not keys:
+        return np.arange(holdout.num_rows)
+    parts = [holdout.column(name).to_pylist() for name in keys]
+    return np.array([str(key) for key in zip(*parts, strict=True)], dtype=object)
+
+
+def _golden(handle: "ModelHandle", candidate: _Candidate) -> GoldenResult:
+    """Replay the version's golden cases as a caller would send them; keys are looked up online."""
+    from towpath.features import OnlineReader
+    from towpath.serving.served import Served
+
+    path = candidate.folder / "golden.jsonl"
+    if not path.is_file():
+        return GoldenResult(cases=0)
+    cases = read_golden(path.read_bytes(), "golden.jsonl")
+    platform, manifest = handle.platform, candidate.manifest
+    reader = OnlineReader(platform.online, manifest.features, manifest.project) if manifest.features else None
+    served = Served(manifest, candidate.model, reader=reader)
+    answers: list[Any] = []
+    errors: dict[int, str] = {}
+    for position, case in enumerate(cases):
+        try:
+            prepared = served.from_rows([case.request], micros(platform.now()))
+            answers.append(candidate.answers(prepared.columns).tolist()[0])
+        except TowpathError as error:
+            errors[position] = error.what
+            answers.append(None)
+    served.lane.close()
+    served.fallback_lane.close()
+    return compare_golden(cases, answers, errors=errors)
+
+
+def _footprint(handle: "ModelHandle", candidate: _Candidate, columns: "Mapping[str, NDArray[Any]]") -> Footprint | None:
+    """Measured in a clean process; None where that process failed, which the judge turns into a refusal."""
+    row = {name: _json(values[0]) for name, values in columns.items()}
+    with tempfile.TemporaryDirectory() as made:
+        manifest = msgspec.json.encode(candidate.manifest)
+        argv = prepare(Path(made) / "footprint", manifest, candidate.folder, row)
+        variables = {
+            name: handle.platform.variables[name]
+            for name in candidate.manifest.variables
+            if name in handle.platform.variables
+        }
+        finished = compute.run(
+            argv, resources=candidate.manifest.resources, folder=handle.platform.folder, variables=variables
+        )
+        try:
+            return read(finished.stdout_tail)
+        except ModelError:
+            return None
+
+
+def _json(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value

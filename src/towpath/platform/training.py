@@ -1,0 +1,172 @@
+"""From a model folder to a published version: spine, features, the train job, the manifest."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from towpath.errors import ProjectError
+from towpath.models.manifest import Manifest
+from towpath.types import utc
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from towpath.models.manifest import FeatureLock
+    from towpath.platform.lifecycle import ModelHandle
+    from towpath.training import Trained
+
+__all__ = ["TrainedVersion", "spine_parameters", "train"]
+
+BEGINNING = utc("1900-01-01")
+"""What ``:since`` is where nobody said otherwise."""
+
+
+class TrainedVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``tow train`` made."""
+
+    model: str
+    version: int
+    run_id: str
+    rows: int
+    holdout_rows: int
+    metrics: dict[str, float]
+    """On the holdout."""
+    format: str
+    duration_s: float
+    peak_memory_mib: float
+    unseen: dict[str, int]
+    """Values of the holdout that training never saw, by column."""
+    sample_share: float
+
+
+def train(
+    handle: "ModelHandle", *, sample_share: float = 1.0, on_line: Callable[[str], None] | None = None
+) -> TrainedVersion:
+    """Train a model as of the platform's moment and publish a version; see `ModelHandle.train`."""
+    from towpath import training
+    from towpath.registry import claims, versions
+
+    platform, folder = handle.platform, handle.folder
+    project = platform.settings.project
+    declaration, header = folder.declaration, folder.training.header
+    claims.claim_model(
+        platform.objects, handle.name, project=project.name, team=project.team, by=platform.who, clock=platform.clock
+    )
+    locks = platform.features.locks(declaration.features)
+    names = [name for lock in locks for name in _names(lock, project.name)]
+    table = _training_set(handle)
+    metrics = {
+        name: metric.query
+        for name, metric in platform.project.metrics.items()
+        if name in {declaration.gate.metric, *declaration.gate.beside}
+    }
+    trained = training.run(
+        table,
+        runs=platform.runs,
+        project=project.name,
+        project_folder=platform.folder,
+        model=handle.name,
+        model_folder=folder.folder,
+        header=header,
+        declaration=declaration,
+        features=names,
+        metrics=metrics,
+        as_of=platform.now(),
+        sample_share=sample_share,
+        on_line=on_line,
+        variables=platform.variables,
+    )
+    number = versions.next_version(platform.objects, handle.name, run_id=trained.run_id)
+    files: dict[str, bytes | Path] = {
+        trained.artefact.file.path: trained.folder / trained.artefact.file.path,
+        "code.zip": trained.folder / "code.zip",
+        "holdout.parquet": trained.folder / "holdout.parquet",
+        "training.sql": folder.training.query.text.encode(),
+    }
+    if folder.golden is not None:
+        files["golden.jsonl"] = folder.golden.read_bytes()
+    versions.publish(platform.objects, _manifest(handle, trained, locks, number), files, platform.signer)
+    platform.__dict__.pop("trusted", None)  # the first version may have made the key
+    platform.runs.note(trained.run_id, version=number, folder="")
+    shutil.rmtree(trained.folder, ignore_errors=True)
+    return TrainedVersion(
+        model=handle.name,
+        version=number,
+        run_id=trained.run_id,
+        rows=trained.training.rows,
+        holdout_rows=trained.training.holdout_rows,
+        metrics=trained.training.metrics,
+        format=trained.artefact.format,
+        duration_s=trained.finished.duration_s,
+        peak_memory_mib=trained.finished.peak_memory_mib,
+        unseen=trained.unseen,
+        sample_share=sample_share,
+    )
+
+
+def spine_parameters(handle: "ModelHandle") -> dict[str, object]:
+    """Everything known up to the platform's moment."""
+    now = handle.platform.now()
+    return {"as_of": now, "since": BEGINNING, "until": now}
+
+
+def _training_set(handle: "ModelHandle") -> "pa.Table":
+    platform, folder = handle.platform, handle.folder
+    header = folder.training.header
+    table = platform.features.training_set(
+        folder.training.query,
+        folder.declaration.features,
+        keys=header.keys,
+        time=header.time,
+        parameters=spine_parameters(handle),
+    )
+    missing = [name for name in (header.label, *header.segments) if name not in table.column_names]
+    if missing:
+        raise ProjectError(
+            f"The SELECT of 'training.sql' gives no column '{missing[0]}'.",
+            folder.training.query.path,
+            f"select … as {missing[0]}",
+        )
+    return table
+
+
+def _names(lock: "FeatureLock", project: str) -> list[str]:
+    view = lock.view if lock.project == project else f"{lock.project}/{lock.view}"
+    return [f"{view}.{column.name}" for column in lock.columns]
+
+
+def _manifest(handle: "ModelHandle", trained: "Trained", locks: "tuple[FeatureLock, ...]", number: int) -> Manifest:
+    platform, folder = handle.platform, handle.folder
+    project, declaration, header = platform.settings.project, folder.declaration, folder.training.header
+    return Manifest(
+        project=project.name,
+        team=project.team,
+        model=handle.name,
+        version=number,
+        created_at=platform.now(),
+        created_by=platform.who,
+        owner=declaration.owner,
+        tier=declaration.tier,
+        charter=declaration.charter,
+        description=declaration.description,
+        artefact=trained.artefact,
+        signature=trained.signature,
+        entity=header.keys,
+        time=header.time,
+        label=header.label,
+        segments=header.segments,
+        unit=declaration.unit,
+        features=locks,
+        output=declaration.output,
+        serving=declaration.serving,
+        gate=declaration.gate,
+        resources=declaration.resources,
+        fallback=declaration.fallback,
+        journal=declaration.journal,
+        variables=declaration.environment,
+        training=trained.training,
+        environment=trained.environment,
+    )

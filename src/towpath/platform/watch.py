@@ -1,0 +1,291 @@
+"""What happened: SQL over the journal, monitors and their incidents, the fleet, and what the console shows."""
+
+import contextlib
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from towpath import fleet, journal, monitors
+from towpath.errors import UnavailableError, UnknownError, nearest
+from towpath.fleet import FleetRow, Member
+from towpath.monitors import Incident, Monitor, Watched
+from towpath.settings import secret
+from towpath.sql import Query
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from towpath.platform.opened import Platform
+    from towpath.warehouse import Engine
+
+__all__ = ["CheckRow", "Watch"]
+
+_REACH = timedelta(days=120)
+"""How far back monitors and the fleet page look."""
+_WEEK = timedelta(days=7)
+
+
+class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``tow monitor run``."""
+
+    monitor: str
+    model: str
+    status: Literal["ok", "failing", "error"]
+    failing_rows: int
+    segments: tuple[str, ...]
+    severity: str
+    mend: str
+    error: str
+    duration_ms: float
+
+
+class Watch:
+    """What ``platform.watch`` is: everything after serving."""
+
+    def __init__(self, platform: "Platform") -> None:
+        self._platform = platform
+
+    def __repr__(self) -> str:
+        return f"Watch({self._platform.objects.url})"
+
+    def flush(self) -> int:
+        """Bring what the workers of this machine wrote into the store; gives the number of rows."""
+        platform = self._platform
+        return journal.flush(
+            platform.folder / platform.settings.serving.journal, platform.objects, clock=platform.clock
+        ).rows
+
+    def sql(self, text: str, *, since: datetime | None = None, until: datetime | None = None) -> "pa.Table":
+        """One SELECT over the journal's views; see `Platform.sql`."""
+        now = self._platform.now()
+        return self.ask(
+            text, {"as_of": now, "since": since or now - _REACH, "until": until or now}, since=since, until=until
+        )
+
+    def ask(
+        self,
+        text: str,
+        parameters: Mapping[str, object],
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> "pa.Table":
+        """One SELECT over the journal's views with parameters of its own."""
+        query = Query.parse(text, "tow sql")
+        query.check_parameters(parameters)
+        engine = self._engine(since=since, until=until)
+        try:
+            return engine.read(query, parameters)
+        finally:
+            engine.close()
+
+    def fleet(self) -> tuple[FleetRow, ...]:
+        """One row for each model of the store."""
+        platform = self._platform
+        engine = self._engine(since=platform.now() - _REACH)
+        try:
+            return fleet.rows(engine, self.members(), monitors.incidents(platform.catalog), as_of=platform.now())
+        finally:
+            engine.close()
+
+    def check(self, model: str | None = None) -> tuple[CheckRow, ...]:
+        """Ask every monitor of the project once, write down what was found, and send what is due.
+
+        Args:
+            model: Only this one's monitors.
+
+        Raises:
+            UnknownError: There is no such model.
+        """
+        platform = self._platform
+        project = platform.project
+        if model is not None and model not in project.models:
+            raise UnknownError(
+                f"There is no model '{model}'{nearest(model, project.models)}", "tow monitor run --model"
+            )
+        watched = [member.watched for member in self.members() if member.watched.project == project.name]
+        asked = self._monitors([one for one in watched if model is None or one.model == model], model)
+        engine = self._engine(since=platform.now() - _REACH)
+        try:
+            monitors.register(engine, watched)
+            checked = monitors.check(engine, asked, as_of=platform.now(), ask=platform.warehouse.read)
+        finally:
+            engine.close()
+        addresses = [secret(url, platform.folder, platform.variables) for url in platform.settings.alerts.urls]
+        monitors.record(platform.catalog, checked, addresses=addresses)
+        if addresses:
+            monitors.deliver(platform.catalog, addresses, now=platform.now())
+        return tuple(
+            CheckRow(
+                monitor=one.monitor.name,
+                model=one.monitor.model,
+                status=one.status,
+                failing_rows=one.failing_rows,
+                segments=tuple(name for name in one.segments if name),
+                severity=one.monitor.header.severity,
+                mend=one.monitor.header.mend if one.status != "ok" else "",
+                error=one.error,
+                duration_ms=round(one.duration_ms, 1),
+            )
+            for one in checked
+        )
+
+    def incidents(self, model: str | None = None, *, only_open: bool = False) -> tuple[Incident, ...]:
+        """What the monitors found, newest first."""
+        return monitors.incidents(self._platform.catalog, model=model, status="open" if only_open else None)
+
+    def members(self) -> list[Member]:
+        """The models of the store, as their logs and manifests say."""
+        from towpath.registry import claims
+
+        return [member for name in claims.models(self._platform.objects) if (member := self._member(name)) is not None]
+
+    def page(self, model: str) -> dict[str, Any]:
+        """Everything that the console shows of one model.
+
+        Raises:
+            UnknownError: No such model in the store, with the nearest name.
+        """
+        from towpath.platform.lifecycle import history_rows, version_rows
+        from towpath.registry import claims, versions
+
+        platform = self._platform
+        names = claims.models(platform.objects)
+        member = self._member(model) if model in names else None
+        if member is None:
+            raise UnknownError(f"There is no model '{model}'{nearest(model, names)}", mend="the fleet is at /")
+        watched, history = member.watched, history_rows(platform, model)
+        rows = version_rows(platform, model)
+        shown: list[dict[str, Any]] = []
+        for row in rows:
+            verdicts = list(versions.verdicts(platform.objects, model, row.version, None).values())
+            shown.append(msgspec.structs.asdict(row) | {"rules": verdicts[-1].rules if verdicts else ()})
+        newest = versions.manifest(platform.objects, model, rows[0].version, None) if rows else None
+        charter = newest.charter if newest else None
+        entry = self._state(model)
+        facts = {
+            "owner": watched.owner,
+            "team": f"{watched.project} · {watched.team}",
+            "tier": watched.tier,
+            "champion": "none yet" if watched.champion is None else f"@{watched.champion}",
+        }
+        if charter is not None:
+            told = msgspec.structs.asdict(charter)
+            facts |= {name.replace("_", " "): value for name, value in told.items() if value}
+        if newest is not None:
+            facts["fallback"] = ", ".join(link.name for link in newest.fallback) or "none"
+        return {
+            "model": model,
+            "description": newest.description if newest else "",
+            "facts": facts,
+            "metric": watched.metric or "metric",
+            **self._series(watched),
+            "answers": self._answers(model),
+            "kills": entry.kills if entry else (),
+            "incidents": self.incidents(model)[:50],
+            "versions": shown,
+            "history": list(reversed(history)),
+        }
+
+    def _engine(self, *, since: datetime | None = None, until: datetime | None = None) -> "Engine":
+        platform = self._platform
+        with contextlib.suppress(
+            UnavailableError
+        ):  # a store that is read only, or a full disk: what is there is still read
+            self.flush()
+        engine = platform.engine()
+        journal.views(engine, platform.objects, as_of=platform.now(), since=since, until=until)
+        return engine
+
+    def _state(self, model: str) -> Any:
+        from towpath.registry import history
+
+        entry = history.current(self._platform.objects, model)
+        return entry.state if entry else None
+
+    def _member(self, model: str) -> Member | None:
+        from towpath.registry import claims, history, versions
+
+        objects = self._platform.objects
+        numbers = versions.versions(objects, model)
+        if not numbers:
+            return None
+        claim = claims.owner(objects, model)
+        log = [entry for entry in history.entries(objects, model) if entry.event.at <= self._platform.now()]
+        state = log[-1].state if log else None
+        champion = state.champion if state else None
+        manifest = versions.manifest(objects, model, champion or numbers[-1], None)
+        metrics = self._platform.project.metrics
+        metric = metrics.get(manifest.gate.metric)
+        verdicts = [v for number in numbers for v in versions.verdicts(objects, model, number, None).values()]
+        crowned = next((entry.event.at for entry in log if entry.state.champion is not None), None)
+        watched = Watched(
+            project=claim.project,
+            team=claim.team,
+            model=model,
+            owner=manifest.owner,
+            tier=manifest.tier,
+            champion=champion,
+            metric=manifest.gate.metric,
+            query=metric.query if metric else None,
+            better=metric.header.better if metric else "lower",
+            promised=monitors.promises(verdicts),
+        )
+        return Member(
+            watched=watched,
+            retired=bool(state and state.retired),
+            waiting_since=crowned,
+            integrator=manifest.charter.integrator if manifest.charter else "",
+        )
+
+    def _monitors(self, watched: list[Watched], model: str | None) -> list[Monitor]:
+        project = self._platform.project
+        found = [monitor for one in watched for monitor in monitors.built_in(one)]
+        for name, file in project.monitors.items():
+            about = file.header.model or ""
+            if model is not None and about != model:
+                continue
+            owner = project.models[about].declaration.owner if about in project.models else ""
+            found.append(
+                Monitor(
+                    name=name,
+                    query=file.query,
+                    header=file.header,
+                    project=project.name,
+                    model=about,
+                    owner=file.header.owner or owner,
+                )
+            )
+        return found
+
+    def _series(self, watched: Watched) -> dict[str, Any]:
+        """The metric by day of prediction, of the model's own answers and of the fallback beside them."""
+        engine = self._engine(since=self._platform.now() - _REACH)
+        try:
+            monitors.register(engine, [watched])
+            text = (
+                "select cast(predicted_at as date) as day, count(*) as rows, "
+                "sum(numerator) / nullif(sum(denominator), 0) as model, "
+                "sum(fallback_numerator) / nullif(sum(fallback_denominator), 0) as fallback "
+                "from measured where source in ('champion', 'challenger') group by day order by day"
+            )
+            rows = engine.read(Query.parse(text)).to_pylist()
+        finally:
+            engine.close()
+        days: list[date] = [row["day"] for row in rows]
+        return {
+            "chart_days": days,
+            "rows_a_day": [row["rows"] for row in rows],
+            "series": {name: [row[name] for row in rows] for name in ("model", "fallback")},
+        }
+
+    def _answers(self, model: str) -> list[dict[str, Any]]:
+        now = self._platform.now()
+        text = (
+            "select source, reason, version, count(distinct prediction_id) as rows, "
+            "count(distinct prediction_id) / sum(count(distinct prediction_id)) over () as share "
+            "from predictions where model = :model group by all order by rows desc"
+        )
+        return self.ask(text, {"model": model}, since=now - _WEEK).to_pylist()
