@@ -1,6 +1,7 @@
 """Whole servers: from an object store alone, with spawned workers, promotions, kills and deaths."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +18,15 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from msgspec.structs import replace
 from serving_stand import AT, a_manifest
+from tritonclient.utils import InferenceServerException
 
 from towpath.clock import FixedClock, SystemClock
 from towpath.errors import RefusedError
 from towpath.gate.golden import GoldenCase, write_golden
 from towpath.journal import Journal
-from towpath.models import load_file
+from towpath.models import load_file, pack_code
 from towpath.models.manifest import Artefact, StoredFile
-from towpath.project.declarations import FallbackDeclaration
+from towpath.project.declarations import FallbackDeclaration, ServingDeclaration
 from towpath.registry import claims, history, versions
 from towpath.registry.log import Event, TrafficState
 from towpath.registry.signing import Signer, Trusted, make_keys
@@ -32,6 +34,7 @@ from towpath.serving.deployments import StoreDeployments
 from towpath.serving.server import refuse_open_door, serve_file, store_server
 from towpath.settings import ServingSettings
 from towpath.stores.objects import Objects
+from towpath.traffic import Consumers
 
 CLOCK = FixedClock(AT)
 ZERO = FallbackDeclaration(name="zero", constant=0.0)
@@ -60,7 +63,7 @@ class Store:
         self.objects = Objects(self.url)
         claims.claim_model(self.objects, "demand", project="shop", team="area", by="ana", clock=CLOCK)
 
-    def publish(self, answer: float, *, golden: float | None = None, **changes: Any) -> int:
+    def publish(self, answer: float, *, golden: float | None = None, code: str = "", **changes: Any) -> int:
         number = versions.next_version(self.objects, "demand", run_id=f"run-{answer}")
         path = booster(self.folder, answer)
         model = load_file(path, name="demand")
@@ -73,6 +76,12 @@ class Store:
         files: dict[str, bytes | Path] = {path.name: path}
         if golden is not None:
             files["golden.jsonl"] = write_golden([GoldenCase(request=ROW, answer=golden)])
+        if code:
+            home = self.folder / "project" / "models" / "demand"
+            home.mkdir(parents=True)
+            (home / "model.py").write_text(code)
+            files["code.zip"] = pack_code(self.folder / "project", home)
+            shutil.rmtree(self.folder / "project")
         versions.publish(self.objects, manifest, files, Signer(self.keys))
         return number
 
@@ -238,6 +247,50 @@ def test_a_kill_switch_reaches_a_running_server(store: Store) -> None:
         history.kill(store.objects, "demand", because="wrong prices", by="ana", clock=CLOCK)
         eventually(lambda: answer(url)["reason"] == "killed", 2)
         assert answer(url)["source"] == "fallback:zero"
+
+
+def test_where_consumers_exist_only_their_keys_are_answered(store: Store) -> None:
+    store.promote(store.publish(5.0))
+    key = Consumers(store.objects).add("brand_a", team="brand", at=AT)
+    with store.server() as server:
+        url = f"http://127.0.0.1:{server.ports.http}/predict/demand"
+        denied = httpx.post(url, json=ROW)
+        assert (denied.status_code, denied.json()["code"]) == (401, "denied")
+        assert httpx.post(url, json=ROW, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.ports.grpc}") as client:
+            asked = triton_grpc.InferInput("x", [1, 2], "FP64")
+            asked.set_data_from_numpy(np.ones((1, 2)))
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                client.infer("demand", [asked])
+            client.infer("demand", [asked], headers={"authorization": f"Bearer {key}"})
+
+
+def test_a_worker_whose_calls_hang_is_replaced(store: Store) -> None:
+    # given a version of the project's own code that hangs for one value
+    code = (
+        "import time\n"
+        "import numpy as np\n"
+        "def predict(model, rows):\n"
+        "    rows = np.asarray(rows)\n"
+        "    if rows[0][0] < 0:\n"
+        "        time.sleep(3600)\n"
+        "    return model.predict(rows)\n"
+    )
+    number = store.publish(5.0, code=code, serving=ServingDeclaration(timeout_ms=150))
+    store.promote(number)
+    with store.server() as server:
+        url = f"http://127.0.0.1:{server.ports.http}"
+        assert answer(url)["source"] == "champion"
+        first = server.pids[0]
+        # when it hangs again and again
+        for _ in range(8):
+            hung = httpx.post(f"{url}/predict/demand", json=ROW | {"Column_0": -1.0}, timeout=20).json()["predictions"][
+                0
+            ]
+            assert (hung["source"], hung["reason"]) == ("fallback:zero", "slow")
+        # then each call was answered by the fallback, and another worker takes over
+        eventually(lambda: server.pids and server.pids[0] != first and server._children[0].ports)
+        assert answer(url)["source"] == "champion"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Which models are served, kept in step with the registry log of an object store."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from towpath.traffic import Policy
 
 __all__ = ["Fixed", "StoreDeployments"]
 
+_GRACE_S = 2.0
+"""Beyond the deadline of the last request that a replaced version may still answer."""
 _log = logging.getLogger("towpath.serving")
 
 
@@ -33,8 +36,8 @@ class StoreDeployments:
     """The models of one object store; needs neither project nor catalog nor warehouse.
 
     A new version is loaded beside the old one, answers its golden cases, and is swapped in by one assignment, between two
-    requests. Versions that were replaced stay in memory until the next change but one, so that whoever still calls them is
-    answered and a rollback is instant.
+    requests. The champion before stays warm, so that a rollback is instant; what else was replaced is let go once nobody can
+    still be calling it.
 
     Args:
         objects: The fleet's store.
@@ -61,7 +64,7 @@ class StoreDeployments:
         self._open_reader = open_reader
         self._clock = clock
         self._only = frozenset(only)
-        self._retiring: list[Served] = []
+        self._retiring: list[tuple[float, Served]] = []
         self.live: Mapping[str, Deployment] = {}
         """Model → deployment; replaced as a whole."""
 
@@ -74,6 +77,7 @@ class StoreDeployments:
         Raises:
             UnavailableError: The store cannot be read; what is served stays.
         """
+        self._let_go()
         names = [name for name in self._objects.folders("models/") if not self._only or name in self._only]
         changed: list[str] = []
         for name in names:
@@ -93,7 +97,7 @@ class StoreDeployments:
         for deployment in self.live.values():
             for served in deployment.versions.values():
                 _close(served)
-        for served in self._retiring:
+        for _, served in self._retiring:
             _close(served)
 
     def _follow(self, entry: LogEntry, standing: Deployment | None) -> None:
@@ -132,10 +136,16 @@ class StoreDeployments:
             problem=problem,
         )
         self.live = {**self.live, entry.model: deployment}
-        for served in self._retiring:
-            _close(served)
-        self._retiring = [served for number, served in warm.items() if number not in loaded]
+        now_s = time.monotonic()
+        self._retiring += [(now_s + s.timeout_s + _GRACE_S, s) for n, s in warm.items() if n not in loaded]
         _log.info("%s: revision %d, champion %s", entry.model, entry.revision, state.champion)
+
+    def _let_go(self) -> None:
+        """Close what was replaced so long ago that no request can still be at it."""
+        now_s = time.monotonic()
+        for _, served in [pair for pair in self._retiring if pair[0] < now_s]:
+            _close(served)
+        self._retiring = [pair for pair in self._retiring if pair[0] >= now_s]
 
     def _version(self, model: str, number: int, warm: Mapping[int, Served]) -> tuple[Manifest, Served | None]:
         """The manifest, and the version loaded and proven; without it where only loading failed, so that its chain answers."""

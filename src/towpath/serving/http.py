@@ -182,14 +182,15 @@ class App:
         self, model: str, receive: Receive, headers: Mapping[bytes, bytes], request_id: str
     ) -> tuple[int, bytes, Headers]:
         consumer = self._consumers.name_of(headers.get(b"authorization"))
-        deployment = self._responder.deployment(model)
+        self._responder.deployment(model)  # an unknown model is refused before its body is read
         rows = _rows_of(oip.decode_json(await self._body(receive, headers)))
         if len(rows) > self._max_rows:
             raise TooLargeError(
                 f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
             )
         ask = Ask(rows=rows, consumer=consumer, request_id=request_id, timeout_s=_timeout_s(headers))
-        answered = await self._answered(deployment, ask)
+        # asked for again: a slow body may have outlived a promotion
+        answered = await self._answered(self._responder.deployment(model), ask)
         return 200, self._encode(answered.answer()), [_JSON]
 
     async def _answered(self, deployment: Deployment, ask: Ask) -> Answered:
@@ -236,8 +237,10 @@ class App:
             _only(method, "POST", f"/v2/models/{model}/infer")
             consumer = self._consumers.name_of(headers.get(b"authorization"))
             deployment = self._responder.deployment(model)
-            number = version_of(deployment, version)
+            version_of(deployment, version)
             request = oip.decode(await self._body(receive, headers), _head_bytes(headers))
+            deployment = self._responder.deployment(model)  # again: a slow body may have outlived a promotion
+            number = version_of(deployment, version)
             return await self._infer(deployment, request, number, consumer, headers, request_id)
         deployment = self._responder.deployment(model)
         number = version_of(deployment, version)

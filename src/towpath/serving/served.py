@@ -206,7 +206,7 @@ class Served:
     def features_of(self, columns: Columns, row: int) -> dict[str, Any]:
         """The features of one row, as the journal keeps them."""
         if isinstance(columns, Matrix):  # 20 numbers at once cost a sixth of 20 numbers one by one
-            found = cast("NDArray[np.float64]", cast("Any", columns).values[row])
+            found = columns.array[row]
             values: list[float | None] = found.tolist()
             if not np.isfinite(found).all():
                 values = [value if value is not None and isfinite(value) else None for value in values]

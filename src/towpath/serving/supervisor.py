@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -269,6 +270,8 @@ class Supervisor:
         for held in self._held:
             held.close()
         self._held = []
+        if self._config.metrics is not None:
+            shutil.rmtree(self._config.metrics, ignore_errors=True)
 
     def _hold_ports(self) -> None:
         """Bind without listening: the numbers are ours as long as we live, and every connection goes to a worker."""

@@ -306,7 +306,7 @@ class Work:
 def subset(columns: Columns, rows: list[int]) -> Columns:
     """Some of the rows, in the order given."""
     if isinstance(columns, Matrix):
-        return Matrix(columns.names, cast("Any", columns).values[rows])
+        return Matrix(columns.names, columns.array[rows])
     return {name: values[rows] for name, values in columns.items()}
 
 
