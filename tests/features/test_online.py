@@ -162,6 +162,22 @@ def test_a_missing_value_says_so_and_why_it_matters(stand: Stand) -> None:
     assert (rows.event_us[name][2:] < 0).all()
 
 
+def test_training_sees_the_defaults_that_serving_will_give(stand: Stand) -> None:
+    view = stand.view(small(), features={"price": FeatureDeclaration(missing="default", default=9.75)})
+    stand.build(view, START + timedelta(1))
+    keys: list[object] = [1, 2, 3]
+    spine = pa.table({"id": keys, "t": [START + timedelta(1)] * 3})
+    name = f"{view.name}.price"
+    raw = features.training_set(stand.warehouse, spine, keys=["id"], time="t", features=[name], views={view.name: view})
+    trained = features.with_defaults(raw, features.lock({view.name: view}, [name]))
+    assert raw.column(name).to_pylist() == [2.5, None, None]
+    served = stand.read(view, {"id": keys}, START + timedelta(1)).columns[name]
+    assert trained.column(name).to_pylist() == served.tolist() == [2.5, 9.75, 9.75]
+    wrong = features.lock({view.name: view}, [name], {name: FeatureDeclaration(missing="default", default="much")})
+    with pytest.raises(InputError, match="'much'"):
+        features.with_defaults(raw, wrong)
+
+
 def test_before_the_first_build_all_is_missing_and_after_it_nothing_needs_a_restart(stand: Stand) -> None:
     view = stand.view(small())
     reader = features.OnlineReader(stand.online, features.lock({view.name: view}, [f"{view.name}.units"]))

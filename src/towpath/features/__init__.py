@@ -1,10 +1,10 @@
 """Feature views: what was known at the time for training, what is newest for serving, and both agree."""
 
 from towpath.features.build import Built, build
-from towpath.features.keys import entity_key, key_part
+from towpath.features.keys import entity_key, key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.features.online import OnlineReader, OnlineRows
-from towpath.features.training_set import training_set
+from towpath.features.training_set import training_set, with_defaults
 from towpath.features.views import View, describe, features_by_view, lock, view_of_lock
 
 __all__ = [
@@ -18,8 +18,10 @@ __all__ = [
     "describe",
     "entity_key",
     "features_by_view",
+    "key_bytes",
     "key_part",
     "lock",
     "training_set",
     "view_of_lock",
+    "with_defaults",
 ]

@@ -9,7 +9,7 @@ import msgspec
 
 from towpath.clock import Clock
 from towpath.features.encoding import RowSchema, encode
-from towpath.features.keys import entity_key
+from towpath.features.keys import key_bytes
 from towpath.features.views import View
 from towpath.stores.online import OnlineStore
 from towpath.types import utc
@@ -102,4 +102,4 @@ def schema_key(table: str, number: int) -> bytes:
 
 def _keys(batch: "pa.RecordBatch", parts: int) -> list[bytes]:
     columns = [batch.column(f"k{i}").to_pylist() for i in range(parts)]
-    return [entity_key(row).encode() for row in zip(*columns, strict=True)]
+    return [key_bytes(row) for row in zip(*columns, strict=True)]

@@ -9,7 +9,7 @@ import msgspec
 from towpath.errors import InputError
 from towpath.types import utc
 
-__all__ = ["entity_key", "key_part"]
+__all__ = ["entity_key", "key_bytes", "key_part"]
 
 _ENCODE = msgspec.json.Encoder().encode
 
@@ -28,6 +28,16 @@ def entity_key(parts: Sequence[object]) -> str:
         ('["10002",7]', '["é","2011-09-01"]')
     """
     return _ENCODE([_plain(part) for part in parts]).decode()
+
+
+def key_bytes(parts: Sequence[object]) -> bytes:
+    """The entity key of parts that are plain already: as `key_part` gave them, or as an engine's rows hold them.
+
+    Example:
+        >>> key_bytes(("10002", 7))
+        b'["10002",7]'
+    """
+    return _ENCODE(parts)
 
 
 def key_part(value: object, kind: str) -> object | None:

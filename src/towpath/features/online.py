@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from towpath.features.build import SCHEMAS, schema_key
 from towpath.features.encoding import RowSchema, decode
-from towpath.features.keys import entity_key, key_part
+from towpath.features.keys import key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.features.views import online_table
 from towpath.stores.online import OnlineStore
@@ -111,7 +111,7 @@ class _View:
             [key_part(value, kind) for value in key_columns[key]]
             for key, kind in zip(self._entity, schema.keys, strict=True)
         ]
-        keys = [None if None in row else entity_key(row).encode() for row in zip(*parts, strict=True)]
+        keys = [None if None in row else key_bytes(row) for row in zip(*parts, strict=True)]
         asked = [key for key in keys if key is not None]
         found = online.read(self._table, asked)
         if len(asked) == n:

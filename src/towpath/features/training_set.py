@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from towpath.errors import InputError, nearest
+from towpath.features.lock import FeatureLock
 from towpath.features.views import View, features_by_view
 from towpath.sql import Query
 from towpath.warehouse.point_in_time import AsOf
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from towpath.warehouse import Warehouse
 
-__all__ = ["training_set"]
+__all__ = ["training_set", "with_defaults"]
 
 _NO_PARAMETERS: Mapping[str, object] = {}
 
@@ -68,6 +69,37 @@ def training_set(
             result = result.append_column(f"{called}.{name}", joined.column(name))
     metadata = {**(table.schema.metadata or {}), b"towpath": json.dumps({**counted, "null_keys": null_keys}).encode()}
     return result.replace_schema_metadata(metadata)
+
+
+def with_defaults(table: "pa.Table", locks: Sequence[FeatureLock], project: str | None = None) -> "pa.Table":
+    """Put declared defaults where a value is missing, as the online read does, so that a model trains on what it will see.
+
+    Args:
+        table: A training set.
+        locks: The views with their rules; features that the table does not have are left alone.
+        project: As in `OnlineReader`: views of another project are called ``project/view``.
+
+    Raises:
+        InputError: A default does not fit the feature's type.
+    """
+    import pyarrow as pa
+
+    for kept in locks:
+        called = kept.view if project is None or kept.project == project else f"{kept.project}/{kept.view}"
+        for column in kept.columns:
+            at = table.schema.get_field_index(f"{called}.{column.name}")
+            if at < 0 or column.missing != "default" or column.default is None:
+                continue
+            try:
+                filled = table.column(at).fill_null(column.default)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+                raise InputError(
+                    f"The default {column.default!r} of '{called}.{column.name}' is no {column.type}.",
+                    f"features/{kept.view}.sql",
+                    "write a default of the feature's type",
+                ) from error
+            table = table.set_column(at, table.schema.field(at).name, filled)
+    return table
 
 
 def _spine(warehouse: "Warehouse", spine: "Query | pa.Table", parameters: Mapping[str, object]) -> "pa.Table":
