@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ from towpath.errors import InputError, UnavailableError
 from towpath.journal import Journal, day_files, flush, write_rows
 from towpath.journal.append import SUFFIX
 from towpath.journal.days import add, newest
-from towpath.journal.frames import HEADER_BYTES, MARK, close_frame
+from towpath.journal.frames import HEADER_BYTES, MARK, close_frame, frames
 from towpath.journal.record import PREDICTION_COLUMNS, OutcomeRow, Record, Rows
 from towpath.journal.unfold import prediction_table
 from towpath.stores.objects import Objects
@@ -191,6 +192,28 @@ def test_a_torn_tail_is_ignored_and_a_foreign_file_is_set_aside(tmp_path: Path) 
     assert stored(objects, "outcomes", "outcome_id") == []
     assert flushed.rows == 4
     assert sorted(p.name for p in tmp_path.glob("*.unreadable")) == ["foreign.unreadable", "newer.unreadable"]
+
+
+def test_one_record_that_does_not_fit_stops_no_other(tmp_path: Path) -> None:
+    objects = Objects("memory://")
+    journal = Journal(tmp_path, server="one", clock=CLOCK)
+    fine = Rows(
+        source=["champion"], reason=["ok"], version=[1], prediction=[np.float64(2.5)], output=[{"at": CLOCK.now()}]
+    )
+    ragged = Rows(source=["champion"], reason=["ok"], version=[1], prediction=[1.0, 2.0])
+    short = Rows(source=["champion"] * 2, reason=["ok"] * 2, version=[1] * 2, prediction=[1.0])  # makes up for ragged
+    huge = Rows(source=["champion"], reason=["ok"], version=[1 << 40])
+    strange = Rows(source=["champion"], reason=["no such reason"], version=[1])  # type: ignore[list-item]
+    chance = Rows(source=["champion"], reason=["ok"], version=[1], propensity=["likely"])
+    for name, rows in {"a": fine, "b": ragged, "c": huge, "d": strange, "e": chance, "f": fine, "g": short}.items():
+        assert journal.append(record(name, rows))
+    journal.close()
+    assert flush(tmp_path, objects, clock=CLOCK).rows == 2
+    assert stored(objects) == ["a", "f"]
+    assert stored(objects, column="prediction") == [2.5, 2.5]
+    [aside] = tmp_path.glob("*.unreadable")
+    names = [msgspec.msgpack.decode(payload)[1] for _, payload in frames(aside.read_bytes())]
+    assert sorted(names) == ["b", "c", "d", "e", "g"]
 
 
 def test_rows_lie_under_the_day_they_were_predicted_on(tmp_path: Path) -> None:

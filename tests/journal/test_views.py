@@ -192,7 +192,7 @@ def test_a_folder_and_a_remote_store_give_the_same(engine: Engine, tmp_path: Pat
     assert len(answers[0]) == 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     landed=st.lists(
         st.tuples(st.sampled_from(["p0", "p1", "p2"]), st.integers(0, 5), st.floats(0, 10)),

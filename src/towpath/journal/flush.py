@@ -15,7 +15,7 @@ from towpath.clock import Clock
 from towpath.errors import FormatError
 from towpath.journal.append import LOCK, SUFFIX, identity
 from towpath.journal.days import add, compact, put_file
-from towpath.journal.frames import OUTCOMES, RECORD, frames
+from towpath.journal.frames import HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame, frames
 from towpath.journal.record import OutcomeRow, Record
 from towpath.journal.unfold import by_day, outcome_table, prediction_table
 from towpath.stores.objects import Objects
@@ -27,6 +27,9 @@ __all__ = ["Flushed", "flush"]
 
 _log = logging.getLogger("towpath.journal")
 _GROUP_BYTES = 64 << 20
+_UNREADABLE = ".unreadable"
+_UNFIT = (ValueError, TypeError, OverflowError)
+"""What Arrow raises where a value does not fit its column."""
 _record = msgspec.msgpack.Decoder(Record)
 _outcomes = msgspec.msgpack.Decoder(list[OutcomeRow])
 
@@ -89,10 +92,9 @@ def _store(paths: list[Path], objects: Objects, owner: str, clock: Clock) -> tup
     for path in list(paths):
         try:
             predictions, outcomes = _contents(path)
-        except (FormatError, msgspec.DecodeError) as error:
-            # Kept for a person: bytes that we cannot read are not ours to remove.
+        except FormatError as error:
             _log.error("journal: '%s' cannot be read and is set aside: %s", path, error)
-            path.rename(path.with_suffix(".unreadable"))
+            path.rename(path.with_suffix(_UNREADABLE))
             paths.remove(path)
             continue
         tables = {"predictions": (predictions, "predicted_at"), "outcomes": (outcomes, "happened_at")}
@@ -106,17 +108,49 @@ def _store(paths: list[Path], objects: Objects, owner: str, clock: Clock) -> tup
 
 
 def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
-    """Predictions and outcomes of one file."""
-    records: list[Record] = []
+    """Predictions and outcomes of one file; frames that cannot be read are set aside, and stop no other."""
+    records: list[tuple[bytes, Record]] = []
     outcomes: list[OutcomeRow] = []
+    aside: list[tuple[int, bytes]] = []
     for kind, payload in frames(path.read_bytes()):
-        if kind == RECORD:
-            records.append(_record.decode(payload))
-        elif kind == OUTCOMES:
-            outcomes.extend(_outcomes.decode(payload))
-        else:
-            raise FormatError(f"a frame is of kind {kind}, which this Towpath does not know", str(path))
-    return prediction_table(records), outcome_table(outcomes)
+        try:
+            if kind == RECORD:
+                records.append((payload, _record.decode(payload)))
+            elif kind == OUTCOMES:
+                outcomes.extend(_outcomes.decode(payload))
+            else:
+                aside.append((kind, payload))
+        except msgspec.DecodeError:
+            aside.append((kind, payload))
+    try:
+        predictions = prediction_table(record for _, record in records)
+    except _UNFIT:
+        fit = [(payload, record) for payload, record in records if _fits(record)]
+        aside += [(RECORD, payload) for payload, record in records if not _fits(record)]
+        predictions = prediction_table(record for _, record in fit)
+    if aside:
+        _set_aside(path, aside)
+    return predictions, outcome_table(outcomes)
+
+
+def _fits(record: Record) -> bool:
+    """Whether its columns are of one length and of the types of the table."""
+    try:
+        prediction_table([record])
+    except _UNFIT:
+        return False
+    return True
+
+
+def _set_aside(path: Path, found: list[tuple[int, bytes]]) -> None:
+    """Keep for a person what a newer or a faulty writer wrote: bytes that we cannot read are not ours to remove."""
+    kept = bytearray(MARK)
+    for kind, payload in found:
+        frame = bytearray(HEADER_BYTES) + payload
+        close_frame(frame, kind)
+        kept += frame
+    path.with_suffix(_UNREADABLE).write_bytes(kept)
+    _log.error("journal: %d records of '%s' cannot be read and are set aside as %s", len(found), path, _UNREADABLE)
 
 
 def _groups(folder: Path) -> Iterator[list[Path]]:
