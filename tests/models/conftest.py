@@ -65,7 +65,7 @@ def project(tmp_path: Path) -> Callable[..., Path]:
         (root / "models" / "demand").mkdir(parents=True, exist_ok=True)
         (root / "models" / "demand" / "model.py").write_text(code)
         for name, text in modules.items():
-            path = root / (name.replace("__", "/") + ".py")
+            path = root / ((name if "/" in name else name.replace("__", "/")) + ".py")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         return root
