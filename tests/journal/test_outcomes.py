@@ -1,6 +1,7 @@
 """Outcomes: posted one by one or read from the warehouse, they name the same prediction in the same words."""
 
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -133,7 +134,7 @@ def test_a_table_may_name_predictions_labels_weights_and_items() -> None:
 
 def test_a_column_that_is_not_there_is_named() -> None:
     table = pa.table({"item": ["1"], "day": [date(2026, 1, 5)], "units": [1]})
-    common = {"project": "shop", "model": "demand", "arrived_at": NOON, "target_at": "day"}
+    common: dict[str, Any] = {"project": "shop", "model": "demand", "arrived_at": NOON, "target_at": "day"}
     with pytest.raises(InputError, match="'unit'; did you mean 'units'"):
         outcomes_from_table(table, **common, keys=("item",), value="unit")
     with pytest.raises(InputError, match="name nothing"):
