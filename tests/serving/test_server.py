@@ -1,5 +1,6 @@
 """Whole servers: from an object store alone, with spawned workers, promotions, kills and deaths."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,33 +9,45 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import lightgbm
 import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tritonclient.grpc as triton_grpc
 from msgspec.structs import replace
-from serving_stand import AT, a_manifest
+from serving_stand import AT, PlainModel, a_manifest, deployed
 from tritonclient.utils import InferenceServerException
 
+from towpath import features
 from towpath.clock import FixedClock, SystemClock
 from towpath.errors import RefusedError
 from towpath.gate.golden import GoldenCase, write_golden
 from towpath.journal import Journal
 from towpath.models import load_file, pack_code
-from towpath.models.manifest import Artefact, StoredFile
-from towpath.project.declarations import FallbackDeclaration, ServingDeclaration
+from towpath.models.manifest import Artefact, Field, StoredFile
+from towpath.project.declarations import FallbackDeclaration, FeatureDeclaration, FeatureHeader, ServingDeclaration
+from towpath.project.folder import ViewFile
 from towpath.registry import claims, history, versions
 from towpath.registry.log import Event, TrafficState
 from towpath.registry.signing import Signer, Trusted, make_keys
-from towpath.serving.deployments import StoreDeployments
-from towpath.serving.server import refuse_open_door, serve_file, store_server
-from towpath.settings import ServingSettings
+from towpath.serving.answered import Ask
+from towpath.serving.deployments import Fixed, StoreDeployments
+from towpath.serving.responder import Responder
+from towpath.serving.served import Served
+from towpath.serving.server import bare_deployment, refuse_open_door, serve_file, store_server
+from towpath.settings import ServingSettings, WarehouseSettings
+from towpath.sql import Query
 from towpath.stores.objects import Objects
+from towpath.stores.online import open_online
 from towpath.traffic import Consumers
+from towpath.warehouse import open_warehouse
 
 CLOCK = FixedClock(AT)
 ZERO = FallbackDeclaration(name="zero", constant=0.0)
@@ -63,7 +76,15 @@ class Store:
         self.objects = Objects(self.url)
         claims.claim_model(self.objects, "demand", project="shop", team="area", by="ana", clock=CLOCK)
 
-    def publish(self, answer: float, *, golden: float | None = None, code: str = "", **changes: Any) -> int:
+    def publish(
+        self,
+        answer: float,
+        *,
+        golden: float | None = None,
+        code: str = "",
+        inputs: tuple[Field, ...] = (),
+        **changes: Any,
+    ) -> int:
         number = versions.next_version(self.objects, "demand", run_id=f"run-{answer}")
         path = booster(self.folder, answer)
         model = load_file(path, name="demand")
@@ -72,7 +93,8 @@ class Store:
             format=model.format,
             framework=model.framework,
         )
-        manifest = a_manifest(number, artefact=artefact, signature=model.signature, fallback=(ZERO,), **changes)
+        signature = replace(model.signature, inputs=inputs) if inputs else model.signature
+        manifest = a_manifest(number, artefact=artefact, signature=signature, fallback=(ZERO,), **changes)
         files: dict[str, bytes | Path] = {path.name: path}
         if golden is not None:
             files["golden.jsonl"] = write_golden([GoldenCase(request=ROW, answer=golden)])
@@ -249,6 +271,64 @@ def test_a_kill_switch_reaches_a_running_server(store: Store) -> None:
         assert answer(url)["source"] == "fallback:zero"
 
 
+def test_keys_are_looked_up_in_the_online_store_when_warehouse_and_project_are_gone(
+    store: Store, tmp_path: Path
+) -> None:
+    # given features that were built from a warehouse which then went away
+    now = SystemClock().now()
+    made = tmp_path / "project"
+    (made / "warehouse").mkdir(parents=True)
+    table = pa.table({"item_id": ["x", "z"], "event": [now, now], "price": [1.0, 2.0], "units": [3, 4]})
+    pq.write_table(table, made / "warehouse" / "sales.parquet")
+    warehouse = open_warehouse(WarehouseSettings(threads=1, memory_mib=256), made, {})
+    header = FeatureHeader(
+        entity="item_id", event_time="event", features={"units": FeatureDeclaration(missing="refuse")}
+    )
+    query = Query.parse("select * from sales", "sales.sql")
+    view = features.describe(ViewFile(name="sales", query=query, header=header), warehouse, project="shop")
+    online = open_online(f"lmdb://{store.folder}/online", store.folder)
+    features.build(view, warehouse, online, as_of=now + timedelta(days=1), clock=CLOCK)
+    online.close()
+    warehouse.close()
+    shutil.rmtree(made)
+    inputs = tuple(Field(name=name, type="double") for name in ("sales.price", "sales.units"))
+    locks = features.lock({"sales": view}, ["sales.*"])
+    store.promote(store.publish(5.0, inputs=inputs, features=locks, entity=("item_id",)))
+    # when a server that never saw them is asked by key
+    with store.server() as server:
+        url = f"http://127.0.0.1:{server.ports.http}"
+        rows = [{"item_id": "x"}, {"item_id": "nobody"}, {"sales.price": 1.0, "sales.units": 2}]
+        got = httpx.post(f"{url}/predict/demand", json=rows).json()["predictions"]
+        assert [row["source"] for row in got] == ["champion", "fallback:zero", "champion"]
+        assert [row["reason"] for row in got] == ["ok", "features", "ok"]
+        assert got[1]["missing"] == ["sales.price", "sales.units"]
+        with triton_grpc.InferenceServerClient(f"127.0.0.1:{server.ports.grpc}") as client:
+            (key,) = client.get_model_metadata("demand").inputs
+            assert (key.name, key.datatype) == ("item_id", "BYTES")
+            asked = triton_grpc.InferInput("item_id", [2], "BYTES")
+            asked.set_data_from_numpy(np.array(["z", "nobody"], dtype=object))
+            told = client.infer("demand", [asked]).get_response().parameters["towpath"].string_param
+            assert json.loads(told)["reason"] == ["ok", "features"]
+
+
+def test_an_onnx_file_answers_rows_and_one_tensor_under_any_name(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None, 3])
+    made = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, 1])
+    axes = onnx.helper.make_node("Constant", [], ["axes"], value_ints=[1])
+    node.input.append("axes")
+    graph = onnx.helper.make_graph([axes, node], "sum", [given], [made])
+    path = tmp_path / "sum.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    deployment = bare_deployment(path, name="", trust_pickle=False, clock=CLOCK)
+    assert deployment.model == "sum"
+    responder = Responder(Fixed(deployment), clock=CLOCK)
+    (row,) = responder.answer("sum", [{"f0": 1.0, "f1": 2.0, "f2": 3.0}]).predictions
+    assert np.ravel(row.prediction).tolist() == [6.0]
+    ask = Ask(columns={"any": np.ones((2, 3), dtype=np.float32)}, rows_count=2)
+    assert np.ravel(responder.run("sum", ask).predictions).tolist() == [3.0, 3.0]
+
+
 def test_where_consumers_exist_only_their_keys_are_answered(store: Store) -> None:
     store.promote(store.publish(5.0))
     key = Consumers(store.objects).add("brand_a", team="brand", at=AT)
@@ -347,12 +427,6 @@ def test_beyond_loopback_nobody_serves_without_keys() -> None:
 
 
 def test_a_full_disk_costs_records_and_no_answer(tmp_path: Path) -> None:
-    from serving_stand import PlainModel, deployed
-
-    from towpath.serving.deployments import Fixed
-    from towpath.serving.responder import Responder
-    from towpath.serving.served import Served
-
     journal = Journal(tmp_path / "journal", server="s", clock=CLOCK, budget_bytes=0)
     responder = Responder(Fixed(deployed(Served(a_manifest(), PlainModel()))), clock=CLOCK, journal=journal)
     assert responder.answer("demand", [{"a": 1.0, "b": 2.0}]).predictions[0].prediction == 3.0

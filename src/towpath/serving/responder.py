@@ -1,4 +1,4 @@
-"""From rows to answers: route, look up, call, check, fall back, write down. The same for HTTP, gRPC, batch and ``tow try``.
+"""From rows to answers: route, look up, call, check, fall back, write down; the same whoever asks.
 
 The work is a generator that yields the calls which may block and is sent what became of them. So the one path below runs
 both in the event loop, which awaits the calls, and in a plain thread, which waits for them; a model that is called inline
