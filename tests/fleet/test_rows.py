@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -134,6 +135,18 @@ def test_a_model_without_a_known_metric_has_none(store: Store) -> None:
     unknown = Member(watched=Watched(project="shop", team="food", model="demand", owner="ana", metric="waste_eur"))
     [row] = store.fleet(unknown)
     assert (row.metric, row.metric_value, row.champion) == ("waste_eur", None, None)
+
+
+def test_a_metric_that_cannot_be_read_hides_no_other_model(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    for model in ("broken", "demand"):
+        store.answer(model, model=model, prediction=9.0)
+        store.happen(f"{model}-0", 10.0, model)
+    query = Query.parse("select purchase_price as numerator, weight as denominator from scored")
+    broken = Member(watched=msgspec.structs.replace(member("broken").watched, query=query))
+    first, second = store.fleet(broken, member())
+    assert (first.model, first.calls, first.metric_value) == ("broken", 1, None)
+    assert second.metric_value == pytest.approx(0.1)
+    assert "'broken' has no metric" in caplog.text
 
 
 def incident(name: str, opened: int, closed: int | None) -> Incident:

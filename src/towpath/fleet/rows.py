@@ -1,5 +1,6 @@
 """The fleet: one row per model, computed in SQL over the journal, as of any moment."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from importlib import resources
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from towpath.errors import ProjectError
 from towpath.monitors import Incident, Watched
 from towpath.monitors.watched import measured
 from towpath.sql import Query
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetRow", "Member", "rows"]
 
+_log = logging.getLogger("towpath.fleet")
 _WEEK = timedelta(days=7)
 
 
@@ -93,18 +96,30 @@ def rows(
         as_of: The moment.
         window: What *lately* means for calls, the fallback's share and consumers, and after which a model is silent.
 
-    Raises:
-        ProjectError: A metric reads what the journal does not have.
+    A model whose metric reads what the journal does not have is shown without one, and the log says so: one broken file
+    hides no other model.
     """
     as_of = utc(as_of)
     engine.register("models", _members(members))
     engine.register("incidents", _incidents([one for one in incidents if one.opened_at <= as_of], as_of))
-    engine.register("measured", measured(engine, [member.watched for member in members]))
+    engine.register("measured", _measured(engine, members))
     query = Query.parse(
         (resources.files("towpath.fleet") / "sql" / "fleet.sql").read_text("utf-8"), "fleet/sql/fleet.sql"
     )
     found = engine.read(query, {"as_of": as_of, "since": as_of - window, "silent_since": as_of - window})
     return tuple(msgspec.convert(row, FleetRow) for row in found.to_pylist())
+
+
+def _measured(engine: "Engine", members: Sequence[Member]) -> "pa.Table":
+    import pyarrow as pa
+
+    parts = [measured(engine, [])]
+    for member in members:
+        try:
+            parts.append(measured(engine, [member.watched]))
+        except ProjectError as error:
+            _log.warning("fleet: '%s' has no metric: %s", member.watched.model, error.what)
+    return pa.concat_tables(parts)
 
 
 def _members(members: Sequence[Member]) -> "pa.Table":
