@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from towpath.features.build import SCHEMAS, schema_key
-from towpath.features.encoding import RowSchema, decode
+from towpath.features.encoding import Decoded, RowSchema, decode
 from towpath.features.keys import key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.features.views import online_table
@@ -63,17 +63,17 @@ class OnlineReader:
         gaps: list[NDArray[np.bool_]] = []
         refused = np.zeros(n, dtype=bool)
         for view in self._views:
-            found, event_us[view.called] = view.read(self._online, key_columns, n, now_us)
-            for feature, column in zip(view.columns, found, strict=True):
-                name = f"{view.called}.{feature.name}"
-                gap = _gaps(column)
+            found = view.read(self._online, key_columns, n, now_us)
+            event_us[view.called] = found.event_us
+            for feature, name in zip(view.columns, view.names, strict=True):
+                column, gap = found.columns[feature.name], found.gaps.get(feature.name)
                 if gap is not None:
                     names.append(name)
                     gaps.append(gap)
                     if feature.missing == "refuse":
                         refused |= gap
                     elif feature.missing == "default" and feature.default is not None:
-                        column = _filled(column, gap, feature.default)  # noqa: PLW2901 - the same column, without gaps
+                        column = _filled(column, gap, feature.default)
                 columns[name] = column
         return OnlineRows(columns=columns, missing=_by_row(names, gaps, n), event_us=event_us, refused=refused)
 
@@ -85,15 +85,14 @@ class _View:
         own = project is None or kept.project == project
         self.called = kept.view if own else f"{kept.project}/{kept.view}"
         self.columns: Sequence[FeatureColumn] = kept.columns
-        self._names = [column.name for column in kept.columns]
+        self.names = [f"{self.called}.{column.name}" for column in kept.columns]
+        self._own_names = [column.name for column in kept.columns]
         self._entity = kept.entity
         self._ttl_us = kept.ttl_us
         self._table = online_table(kept.project, kept.view, kept.fingerprint)
         self._schema: RowSchema | None = None
 
-    def read(
-        self, online: OnlineStore, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int
-    ) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
+    def read(self, online: OnlineStore, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> Decoded:
         schema = self._schema or self._find_schema(online)
         if schema is None or any(key not in key_columns for key in self._entity):
             # Nothing was built yet, or nobody asked: types are as in the lock, all values null.
@@ -101,8 +100,7 @@ class _View:
             values: list[bytes | None] = [None] * n
         else:
             values = self._values(online, schema, key_columns, n)
-        decoded = decode(values, schema, self._names, now_us=now_us, ttl_us=self._ttl_us)
-        return [decoded.columns[name] for name in self._names], decoded.event_us
+        return decode(values, schema, self._own_names, now_us=now_us, ttl_us=self._ttl_us)
 
     def _values(
         self, online: OnlineStore, schema: RowSchema, key_columns: Mapping[str, Sequence[object]], n: int
@@ -124,17 +122,6 @@ class _View:
         if stored is not None:
             self._schema = RowSchema.from_bytes(stored)
         return self._schema
-
-
-def _gaps(column: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Which rows have no value; None where all have one."""
-    if column.dtype == object:
-        gap = np.fromiter((value is None for value in column), dtype=bool, count=len(column))
-    elif column.dtype.kind == "f":
-        gap = np.isnan(column)
-    else:
-        gap = np.isnat(column)
-    return gap if gap.any() else None
 
 
 def _filled(column: NDArray[Any], gap: NDArray[np.bool_], default: object) -> NDArray[Any]:
