@@ -252,6 +252,46 @@ def test_promotions_and_a_killed_worker_cost_no_request_and_no_record(store: Sto
     assert set(acknowledged) <= flushed(store)
 
 
+@pytest.mark.nightly
+def test_200_promotions_and_3_killed_workers_under_16_connections_lose_nothing(store: Store) -> None:
+    numbers = [store.publish(float(n)) for n in range(1, 4)]
+    store.promote(numbers[0])
+    with store.server(replace(QUICK, workers=2, flush_s=1.0)) as server:
+        url = f"http://127.0.0.1:{server.ports.http}"
+        stop, failed, acknowledged = threading.Event(), [], []
+
+        def call() -> None:
+            with httpx.Client(timeout=20) as client:
+                while not stop.is_set():
+                    try:
+                        got = client.post(f"{url}/predict/demand", json=[ROW])
+                    except httpx.TransportError as error:
+                        failed.append(repr(error))
+                        continue
+                    row = got.json()["predictions"][0]
+                    if got.status_code != 200 or row["prediction"] != float(row["version"]):
+                        failed.append(got.text)
+                    acknowledged.append(row["prediction_id"])
+
+        callers = [threading.Thread(target=call) for _ in range(16)]
+        for caller in callers:
+            caller.start()
+        for turn in range(200):
+            store.promote(numbers[turn % 3])
+            time.sleep(0.03)
+        assert failed == []
+        for _ in range(3):
+            victim = server.pids[0]
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda victim=victim: len(server.pids) == 2 and victim not in server.pids)
+            eventually(lambda: all(child.ports for child in server._children))
+        stop.set()
+        for caller in callers:
+            caller.join()
+    assert len(failed) <= 3 * len(callers)
+    assert set(acknowledged) <= flushed(store)
+
+
 def flushed(store: Store) -> set[str]:
     import pyarrow.parquet as pq
 
