@@ -222,6 +222,16 @@ def test_worse_depends_on_which_way_is_better(story: Story, better: str, promise
     assert story.ask("worse_than_promised", MONDAY + 6 * DAY, watched(promised, better)).status == status
 
 
+def test_a_metric_that_cannot_be_read_is_said_and_silences_no_other_monitor(story: Story) -> None:
+    story.day(0)
+    query = Query.parse("select purchase_price as numerator, weight as denominator from scored")
+    broken = msgspec.structs.replace(watched(), query=query)
+    [row] = story.ask("worse_than_promised", MONDAY + 2 * DAY, broken).rows
+    assert "wape cannot be read" in row["metric"]
+    assert "purchase_price" in row["metric"]
+    assert story.ask("did_it_run", MONDAY + DAY, broken).status == "ok"
+
+
 def test_measured_rows_add_up_to_the_metric_of_model_and_fallback(story: Story) -> None:
     story.day(0, factor=1.2)
     views(story.engine, story.objects, as_of=MONDAY + 2 * DAY)

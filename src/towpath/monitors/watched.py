@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
+from towpath.errors import ProjectError
 from towpath.gate.verdict import Verdict
 from towpath.sql import Query, quoted
 from towpath.types import Tier
@@ -76,17 +77,27 @@ def promises(verdicts: Iterable[Verdict]) -> tuple[Promise, ...]:
 
 
 def register(engine: "Engine", models: Sequence[Watched]) -> None:
-    """Add ``measured`` and ``promised`` to an engine that has the journal's views.
+    """Add ``measured``, ``promised`` and ``unmeasured`` to an engine that has the journal's views.
+
+    A metric that reads what the journal does not have stands in ``unmeasured`` with its error, so that one broken file
+    silences no other model's monitors.
 
     Args:
         engine: After `towpath.journal.views`.
         models: Those that may be asked about.
-
-    Raises:
-        ProjectError: A metric reads what the journal does not have.
     """
-    engine.register("measured", measured(engine, models))
+    import pyarrow as pa
+
+    parts, broken = [measured(engine, [])], list[dict[str, str]]()
+    for model in models:
+        try:
+            parts.append(measured(engine, [model]))
+        except ProjectError as error:
+            broken.append({"model": model.model, "metric": model.metric, "error": error.what})
+    engine.register("measured", pa.concat_tables(parts))
     engine.register("promised", _promised(models))
+    fields = [(name, pa.string()) for name in ("model", "metric", "error")]
+    engine.register("unmeasured", pa.Table.from_pylist(broken, schema=pa.schema(fields)))
 
 
 def measured(engine: "Engine", models: Sequence[Watched]) -> "pa.Table":
@@ -101,6 +112,9 @@ def measured(engine: "Engine", models: Sequence[Watched]) -> "pa.Table":
     Returns:
         What the row is about, and numerator, denominator, fallback_numerator and fallback_denominator (double), the
         latter two null where no fallback was recorded beside the answer.
+
+    Raises:
+        ProjectError: A metric reads what the journal does not have.
     """
     import pyarrow as pa
 

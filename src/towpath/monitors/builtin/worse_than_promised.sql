@@ -10,9 +10,10 @@ parameters = { margin = 0.2, min_rows = 200, min_matured_share = 0.8, sigmas = 2
 -- takes   :model text, :since and :until timestamp UTC (half-open, of what was predicted about), :margin by which it may be
 --         worse (relative; added where the metric should be zero), :min_rows of a segment that is judged,
 --         :min_matured_share of due answers that must have an outcome, :sigmas standard errors by which it must be worse
--- reads   predictions; measured (row-level numerator and denominator of the gate's metric); promised (the verdict's numbers)
+-- reads   predictions; measured (row-level numerator and denominator of the gate's metric); promised (the verdict's numbers);
+--         unmeasured (model, metric, error text: metrics that the journal cannot answer)
 -- gives   one row per segment ('' is all) that is worse: segment, metric text, value, promised, limit_value double,
---         rows bigint, matured_share double, version integer
+--         rows bigint, matured_share double, version integer; where the metric cannot be read one row with its error
 --
 -- Why it matters: the gate measured on the past; this is the same metric on what came after.
 -- When it cries wolf: when early outcomes differ from late ones (returns, cancelled orders): it therefore waits until
@@ -158,4 +159,18 @@ where
     and matured_share >= :min_matured_share
     and worse_by > allowed
     and worse_by > :sigmas * coalesce(standard_error, 0)
-order by worse_by desc, segment
+
+union all
+
+select
+    '' as segment,
+    metric || ' cannot be read: ' || error as metric,
+    null as value,
+    null as promised,
+    null as limit_value,
+    0 as rows,
+    null as matured_share,
+    null as version
+from unmeasured
+where model = :model
+order by segment
