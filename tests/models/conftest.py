@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from towpath.models import fields_of, pack_code, save, signature_of
+from towpath.models import Model, fields_of, load_file, pack_code, save, signature_of
 from towpath.models.manifest import Artefact, Manifest, Signature, StoredFile
 from towpath.project.declarations import OutputDeclaration
 from towpath.types import OutputKind
@@ -54,6 +54,12 @@ def files(tmp_path_factory: pytest.TempPathFactory, features: np.ndarray, label:
     skops.io.dump(forest, made["model.skops"])
     made["model.onnx"].write_bytes(to_onnx(forest, features[:1].astype(np.float32)).SerializeToString())
     return made
+
+
+@pytest.fixture(scope="session")
+def loaded(files: dict[str, Path]) -> dict[str, Model]:
+    """Each bare file, loaded once: some are tried in a process of their own first."""
+    return {name: load_file(path, name="demand") for name, path in files.items()}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import pickle
 import struct
@@ -189,6 +190,18 @@ def test_a_lightgbm_tree_that_points_outside_of_itself_is_refused(
     path = tmp_path / "model"
     path.write_text(changed)
     with pytest.raises(FormatError, match=said):
+        load_file(path, name="demand")
+
+
+def test_an_xgboost_tree_that_points_outside_of_itself_ends_no_process_of_ours(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    document = json.loads(files["model.json"].read_text())
+    for tree in document["learner"]["gradient_booster"]["model"]["trees"]:
+        tree["left_children"][0] = tree["right_children"][0] = 2_000_000_000
+    path = tmp_path / "model"
+    path.write_text(json.dumps(document))
+    with pytest.raises(FormatError):
         load_file(path, name="demand")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from towpath.errors import ExtraError, FormatError, ModelError, RefusedError
-from towpath.models import columns_from_rows, columns_from_tensor, load_file, load_version, save
+from towpath.models import Model, columns_from_rows, columns_from_tensor, load_file, load_version, save
 from towpath.models.manifest import Manifest, Signature
 
 Publish = Callable[..., tuple[Manifest, Path]]
@@ -43,9 +43,11 @@ def reference(path: Path, features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_bare_file_answers_as_its_framework_does(suffix: str, files: dict[str, Path], features: np.ndarray) -> None:
+def test_a_bare_file_answers_as_its_framework_does(
+    suffix: str, files: dict[str, Path], loaded: dict[str, Model], features: np.ndarray
+) -> None:
     # given a file whose name says nothing
-    model = load_file(files[suffix], name="demand")
+    model = loaded[suffix]
     # when one row, a few and many are asked
     for rows in (1, 7, 300):
         columns = columns_from_tensor(model.signature, features[:rows])
@@ -57,8 +59,8 @@ def test_a_bare_file_answers_as_its_framework_does(suffix: str, files: dict[str,
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_rows_and_a_tensor_give_the_same_answer(suffix: str, files: dict[str, Path], features: np.ndarray) -> None:
-    model = load_file(files[suffix], name="demand")
+def test_rows_and_a_tensor_give_the_same_answer(suffix: str, loaded: dict[str, Model], features: np.ndarray) -> None:
+    model = loaded[suffix]
     names = [field.name for field in model.signature.inputs]
     rows = [dict(zip(names, row, strict=True)) for row in features[:5].tolist()]
     by_rows = model.predict(columns_from_rows(model.signature, rows))
@@ -68,8 +70,8 @@ def test_rows_and_a_tensor_give_the_same_answer(suffix: str, files: dict[str, Pa
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_many_threads_get_their_own_answers(suffix: str, files: dict[str, Path], features: np.ndarray) -> None:
-    model = load_file(files[suffix], name="demand")
+def test_many_threads_get_their_own_answers(suffix: str, loaded: dict[str, Model], features: np.ndarray) -> None:
+    model = loaded[suffix]
     first = model.signature.outputs[0].name
     expected = model.predict(columns_from_tensor(model.signature, features))[first]
 

@@ -80,7 +80,7 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     framework_version: str = ""
     """Its version; a major mismatch is refused at load."""
     allow: tuple[str, ...] = ()
-    """For a pickle: the exact ``module.name`` pairs that were seen when it was written; nothing else loads."""
+    """For a pickle: the exact ``module:name`` pairs that were seen when it was written; nothing else loads."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
