@@ -165,7 +165,7 @@ class App:
         if path.startswith("/predict/"):
             _only(method, "POST", path)
             return await self._predict(path[9:], receive, headers, request_id)
-        if path.startswith("/v2"):
+        if path == "/v2" or path.startswith("/v2/"):
             return await self._oip(path, method, receive, headers, request_id)
         if path.startswith("/outcomes/"):
             _only(method, "POST", path)

@@ -107,6 +107,7 @@ class Worker:
             server=f"{socket.gethostname()}-{config.slot}",
             budget_bytes=self._settings.journal_budget_mib << 20,
             clock=config.clock,
+            roll_s=self._settings.flush_s,
         )
         self._responder = Responder(
             deployments,
