@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from towpath.models import Model, fields_of, load_file, pack_code, save, signature_of
 from towpath.models.manifest import Artefact, Manifest, Signature, StoredFile
 from towpath.project.declarations import OutputDeclaration
-from towpath.types import OutputKind
+from towpath.types import Container, OutputKind
 
 FEATURES = 4
 
@@ -52,7 +53,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, features: np.ndarray, label:
     boosted.save_model(str(made["model.cbm"]))
     forest = RandomForestRegressor(10, random_state=1).fit(features, label)
     skops.io.dump(forest, made["model.skops"])
-    made["model.onnx"].write_bytes(to_onnx(forest, features[:1].astype(np.float32)).SerializeToString())
+    exported: Any = to_onnx(forest, features[:1].astype(np.float32))
+    made["model.onnx"].write_bytes(exported.SerializeToString())
     return made
 
 
@@ -128,7 +130,7 @@ def plain(features: np.ndarray) -> Callable[..., Signature]:
     """The signature of the four float features, in any container."""
     import pyarrow as pa
 
-    def make(container="numpy", kind: OutputKind = "number", trained: object = None) -> Signature:
+    def make(container: Container = "numpy", kind: OutputKind = "number", trained: object = None) -> Signature:
         table = pa.table({f"c{i}": features[:, i] for i in range(FEATURES)})
         return signature_of(fields_of(table), container, kind, trained)
 

@@ -1,6 +1,7 @@
 """Rows become columns; what is wrong with one is said with row and field."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_a_fault_is_named_with_row_and_field(change: dict[str, object], said: st
         ([{}], r"row 0 has no column 'price'"),
     ],
 )
-def test_a_fault_in_plain_numbers_is_named_too(rows: list, said: str) -> None:
+def test_a_fault_in_plain_numbers_is_named_too(rows: list[Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         columns_from_rows(PRICES, rows)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 
 from towpath.models import columns_from_rows, columns_of, container, fields_of, load_version, signature_of
 from towpath.models.manifest import Manifest, Signature
-from towpath.types import Container
+from towpath.types import Container, OutputKind
 
 TABLE = pa.table(
     {
@@ -108,7 +109,12 @@ def test_a_bare_lightgbm_file_knows_its_levels(tmp_path: Path, features: np.ndar
 @pytest.mark.parametrize("framework", ["lightgbm", "xgboost", "catboost", "sklearn"])
 @pytest.mark.parametrize("kind", ["class", "probability"])
 def test_a_classifier_gives_label_and_probabilities(
-    framework: str, kind, version: Publish, plain: Callable[..., Signature], features: np.ndarray, tmp_path: Path
+    framework: str,
+    kind: OutputKind,
+    version: Publish,
+    plain: Callable[..., Signature],
+    features: np.ndarray,
+    tmp_path: Path,
 ) -> None:
     # given one classifier of each framework, over two labels
     label = (features[:, 0] > 0).astype(int)
@@ -125,7 +131,7 @@ def test_a_classifier_gives_label_and_probabilities(
         assert answer["prediction"] == pytest.approx(expected[:, 1], abs=1e-6)
 
 
-def classifier(framework: str):
+def classifier(framework: str) -> Any:
     match framework:
         case "lightgbm":
             import lightgbm

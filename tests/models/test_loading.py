@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def reference(path: Path, features: np.ndarray) -> np.ndarray:
         case _:
             import onnxruntime
 
-            session = onnxruntime.InferenceSession(path.read_bytes())
+            session: Any = onnxruntime.InferenceSession(path.read_bytes())
             return session.run(None, {"X": features.astype(np.float32)})[0][:, 0]
 
 

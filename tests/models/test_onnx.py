@@ -1,6 +1,7 @@
 """ONNX: tables of scikit-learn, classifiers, and tensors of any shape."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from towpath.errors import InputError
 from towpath.models import columns_from_rows, columns_from_tensor, load_file
 
 
-def written(path: Path, nodes: list, inputs: list, outputs: list) -> Path:
+def written(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any]) -> Path:
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
@@ -65,7 +66,7 @@ def test_a_classifier_gives_label_and_probabilities(zipmap: bool, features: np.n
 
     label = np.where(features[:, 0] > 0, "yes", "no")
     trained = LogisticRegression().fit(features, label)
-    exported = to_onnx(trained, features[:1].astype(np.float32), options={id(trained): {"zipmap": zipmap}})
+    exported: Any = to_onnx(trained, features[:1].astype(np.float32), options={id(trained): {"zipmap": zipmap}})
     path = tmp_path / "m"
     path.write_bytes(exported.SerializeToString())
     model = load_file(path, name="clicks")

@@ -1,4 +1,4 @@
-"""The outermost fields of a protobuf message, read without its schema; enough to know an ONNX file and whether it is whole."""
+"""The outermost fields of a protobuf message, read without its schema: enough to know a whole ONNX file."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Keeping what ``train`` returned: the framework's own data-only format where it has one, else skops, else a pickle with its exact list."""
+"""Keeping what ``train`` returned: in the framework's data-only format, else skops, else a pickle and its list."""
 
 import hashlib
 from collections.abc import Callable

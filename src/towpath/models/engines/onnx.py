@@ -1,4 +1,4 @@
-"""ONNX models through onnxruntime: of one 2-D input of floats (scikit-learn and friends) as columns, of all else as tensors."""
+"""ONNX models through onnxruntime: one 2-D input of floats (scikit-learn) is columns, all else is tensors."""
 
 from collections import Counter
 from pathlib import Path
