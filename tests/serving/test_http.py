@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import tritonclient.grpc as triton_grpc
-import tritonclient.http as triton_http
+import tritonclient.grpc
+import tritonclient.http
 from serving_stand import PlainModel, a_manifest, deployed
 from tritonclient.utils import InferenceServerException
 
@@ -25,6 +25,8 @@ from towpath.serving.served import Served
 from towpath.serving.worker import Ports, Worker, WorkerConfig
 from towpath.settings import ServingSettings
 
+triton_grpc: Any = tritonclient.grpc  # it has no types
+triton_http: Any = tritonclient.http
 ROW = {"a": 1.0, "b": 2.0}
 ZERO = FallbackDeclaration(name="zero", constant=0.0)
 
@@ -50,11 +52,11 @@ class Running:
         import asyncio
 
         self.ports = ports
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._up.set()
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self.worker.stop)
+        self.loop.call_soon_threadsafe(self.worker.stop)
         self._thread.join(20)
         assert not self._thread.is_alive()
 
@@ -305,7 +307,7 @@ def test_draining_finishes_what_is_in_flight_and_says_not_ready(tmp_path: Path) 
     caller.start()
     assert entered.wait(10)
     # when it is told to stop while a request is in flight
-    running._loop.call_soon_threadsafe(running.worker.stop)
+    running.loop.call_soon_threadsafe(running.worker.stop)
     until = time.monotonic() + 10
     while running.worker.ready and time.monotonic() < until:
         time.sleep(0.001)

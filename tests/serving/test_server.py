@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tritonclient.grpc as triton_grpc
+import tritonclient.grpc
 from msgspec.structs import replace
 from serving_stand import AT, PlainModel, a_manifest, deployed
 from tritonclient.utils import InferenceServerException
@@ -49,6 +48,7 @@ from towpath.stores.online import open_online
 from towpath.traffic import Consumers
 from towpath.warehouse import open_warehouse
 
+triton_grpc: Any = tritonclient.grpc  # it has no types
 CLOCK = FixedClock(AT)
 ZERO = FallbackDeclaration(name="zero", constant=0.0)
 ROW = {"Column_0": 1.0, "Column_1": 0.0}
@@ -414,7 +414,7 @@ def test_a_worker_whose_calls_hang_is_replaced(store: Store) -> None:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Iterator[list[str]]:
+def script(tmp_path: Path) -> list[str]:
     path = booster(tmp_path, 5.0)
     code = (
         "import sys; from pathlib import Path; from towpath.serving.server import serve_file\n"
