@@ -70,7 +70,7 @@ def main() -> None:
             rounds: dict[str, list[dict[str, float]]] = {name: [] for name in targets}
             for _ in range(given.rounds):
                 for name, (url, body, pid) in targets.items():
-                    load(url, body, seconds=0.5)
+                    load(url, body, seconds=1)
                     before = cpu_s(pid)
                     figures = load(url, body, seconds=given.seconds)
                     figures["cpu_us_per_request"] = (cpu_s(pid) - before) / figures["requests"] * 1e6

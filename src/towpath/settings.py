@@ -3,7 +3,6 @@
 import os
 import tomllib
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -101,16 +100,10 @@ class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class ClockSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A simulated time, for demos and rehearsals on a store of their own; the machine's own time unless `start` is given."""
+    """A simulated time, for demos and rehearsals on a store of their own."""
 
-    start: datetime | None = None
-    """What the clock shows at `real_start`."""
-    real_start: datetime | None = None
-    """The machine's time at which it starts."""
-    speed: Annotated[float, Meta(gt=0, le=10_000_000)] = 1.0
-    """Simulated seconds per real second."""
-    until: datetime | None = None
-    """From this simulated moment on it runs at the machine's own speed."""
+    file: str = ""
+    """A file that says what time it is, see `towpath.clock.SteppedClock`; the machine's own time unless given."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

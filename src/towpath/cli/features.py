@@ -16,8 +16,8 @@ from towpath.types import utc
 @click.pass_context
 def command(ctx: click.Context, project: Path) -> None:
     """List the views with their keys, size and the models that read them."""
-    ctx.obj = project
     if ctx.invoked_subcommand is not None:
+        ctx.default_map = {ctx.invoked_subcommand: {"project": project}}  # --project may stand before or after it
         return
     from towpath.platform import Platform
 
@@ -29,8 +29,8 @@ def command(ctx: click.Context, project: Path) -> None:
 @click.argument("view", required=False)
 @as_of_option
 @click.option("--since", type=utc, default=None, metavar="TIME", help="Only event times at or after it.")
+@project_option
 @json_option
-@click.pass_obj
 def build(project: Path, view: str | None, as_of: datetime | None, since: datetime | None) -> None:
     """Bring the online table of VIEW, or of all views, up to what was known at --as-of. Run it again after a crash."""
     from towpath.platform import Platform
@@ -44,8 +44,8 @@ def build(project: Path, view: str | None, as_of: datetime | None, since: dateti
 @click.argument("view")
 @click.option("--key", "key", multiple=True, required=True, help="One for each key column, in order; numbers as JSON.")
 @as_of_option
+@project_option
 @json_option
-@click.pass_obj
 def get(project: Path, view: str, key: tuple[str, ...], as_of: datetime | None) -> None:
     """One online row: values, event time, age, and why a value is missing."""
     from towpath.platform import Platform

@@ -1,11 +1,12 @@
 """The application: each page reads the request, asks one room, and shows the answer."""
 
+import math
 import socket
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from towpath.console.charts import lines
+from towpath.console.charts import bar, lines
 from towpath.errors import TowpathError, UnavailableError, UnknownError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from towpath.fleet import FleetRow
     from towpath.platform import Platform
 
 __all__ = ["application", "run"]
@@ -41,8 +43,9 @@ def application(platform: "Platform") -> "Starlette":
     from starlette.staticfiles import StaticFiles
 
     pages = Environment(loader=PackageLoader("towpath.console"), autoescape=True, undefined=StrictUndefined)
-    pages.filters.update(moment=_moment, number=_number, share=_share)
+    pages.filters.update(moment=_moment, day=_day, number=_number, share=_share, advantage=_advantage, aim=_AIMS.get)
     pages.globals["lines"] = lines  # pyright: ignore[reportArgumentType] - any callable will do
+    pages.globals["bar"] = bar  # pyright: ignore[reportArgumentType] - likewise
 
     async def page(name: str, status: int, ask: Callable[[], dict[str, Any]]) -> "Response":
         try:
@@ -51,12 +54,20 @@ def application(platform: "Platform") -> "Starlette":
             name, status, context = "error.html", 404, {"error": error}
         except TowpathError as error:
             name, status, context = "error.html", 503, {"error": error}
-        context |= {"settings": platform.settings, "now": platform.now()}
+        context |= {"settings": platform.settings, "now": platform.now(), "status": status}
         return HTMLResponse(pages.get_template(name).render(context), status, headers=_HEADERS)
+
+    def fleet_now() -> dict[str, Any]:
+        now = platform.now()
+        found = platform.watch.incidents(only_open=True)
+        return {
+            "rows": sorted(platform.watch.fleet(), key=_trouble),
+            "open": [incident for incident in found if incident.opened_at <= now],
+        }
 
     async def fleet(_request: "Request") -> "Response":
         """GET /: one row for each model, the ones in trouble first."""
-        return await page("fleet.html", 200, lambda: {"rows": platform.watch.fleet()})
+        return await page("fleet.html", 200, fleet_now)
 
     async def model(request: "Request") -> "Response":
         """GET /models/<name>: versions, verdicts, traffic, metric over time against the fallback, incidents."""
@@ -69,7 +80,9 @@ def application(platform: "Platform") -> "Starlette":
     async def lost(request: "Request", _error: Exception) -> "Response":
         error = UnknownError(f"There is no page '{request.url.path}'.", mend="the fleet is at /")
         return HTMLResponse(
-            pages.get_template("error.html").render(error=error, settings=platform.settings, now=platform.now()),
+            pages.get_template("error.html").render(
+                error=error, settings=platform.settings, now=platform.now(), status=404
+            ),
             404,
             headers=_HEADERS,
         )
@@ -85,18 +98,48 @@ def application(platform: "Platform") -> "Starlette":
     )
 
 
+_AIMS = {"lower": "lower is better", "higher": "higher is better", "zero": "nearer 0 is better"}
+_URGENCY = {"silent": 0, "live": 1, "waiting": 2, "retired": 3}
+
+
+def _trouble(row: "FleetRow") -> tuple[object, ...]:
+    """Sorts a fleet: open incidents, then the silent, then those that their fallback beats, then by name."""
+    advantage = _advantage(row)
+    return -row.open_incidents, _URGENCY[row.state], not (advantage is not None and advantage < 0), row.model
+
+
+def _advantage(row: "FleetRow") -> float | None:
+    """By what share of the fallback's metric the model is better, on the same rows; below 0 it is worse."""
+    model, fallback = row.beside_fallback_value, row.fallback_value
+    if model is None or not fallback:
+        return None
+    if row.better == "zero":
+        model, fallback = abs(model), abs(fallback)
+    return (model - fallback if row.better == "higher" else fallback - model) / abs(fallback)
+
+
 def _moment(value: datetime | None) -> str:
     return "never" if value is None else value.strftime("%Y-%m-%d %H:%M")
 
 
+def _day(value: datetime) -> str:
+    return value.strftime("%Y-%m-%d")
+
+
 def _number(value: float | None) -> str:
-    if value is None or value != value:  # noqa: PLR0124 - NaN
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004 - people read thousands
+    """Four digits that count; whole numbers and large ones with their thousands."""
+    if value is None or math.isnan(value):
+        return "–"  # noqa: RUF001 - a dash for people
+    size = abs(value)
+    if isinstance(value, int) or size >= 1000:  # noqa: PLR2004 - people read thousands
+        return f"{value:,.0f}"
+    if 0 < size < 0.001:  # noqa: PLR2004 - nothing but zeros otherwise
+        return f"{value:.2g}"
+    return f"{value:.{4 if size < 1 else 3 - int(math.log10(size))}f}"
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return "–" if value is None else f"{value:.1%}"  # noqa: RUF001 - a dash for people
 
 
 def run(platform: "Platform", *, host: str, port: int, ready: Callable[[str], None] | None = None) -> None:

@@ -14,6 +14,8 @@ from towpath.gate.verdict import Footprint
 __all__ = ["arguments", "prepare", "read"]
 
 _CALLS = 200
+_ROUNDS = 3
+"""The quietest round counts: a neighbour on the machine makes a model look slower, and nothing makes it look faster."""
 _FEWEST_CALLS = 20
 _BUDGET_S = 10.0
 """A slow model is called less often, so that the gate does not wait for it."""
@@ -78,20 +80,28 @@ def measure(folder: Path) -> Footprint:
     load_s = time.perf_counter() - started
     columns = columns_from_rows(manifest.signature, [task.row])
     model.predict(columns)  # the first call warms up; a server's readiness does the same
-    taken_ms: list[float] = []
     begun = time.perf_counter()
-    while len(taken_ms) < _CALLS and (len(taken_ms) < _FEWEST_CALLS or time.perf_counter() - begun < _BUDGET_S):
-        before = time.perf_counter()
-        model.predict(columns)
-        taken_ms.append((time.perf_counter() - before) * 1e3)
+
+    def timed_round() -> list[float]:
+        taken_ms: list[float] = []
+        while len(taken_ms) < _CALLS and (len(taken_ms) < _FEWEST_CALLS or time.perf_counter() - begun < _BUDGET_S):
+            before = time.perf_counter()
+            model.predict(columns)
+            taken_ms.append((time.perf_counter() - before) * 1e3)
+        return sorted(taken_ms)
+
+    taken_ms = min((timed_round() for _ in range(_ROUNDS)), key=_p99)
     model.close()
-    taken_ms.sort()
     return Footprint(
         load_s=round(load_s, 4),
         memory_mib=round(_peak_mib(), 1),
         p50_ms=round(taken_ms[len(taken_ms) // 2], 4),
-        p99_ms=round(taken_ms[min(len(taken_ms) - 1, int(len(taken_ms) * 0.99))], 4),
+        p99_ms=round(_p99(taken_ms), 4),
     )
+
+
+def _p99(taken_ms: Sequence[float]) -> float:
+    return taken_ms[min(len(taken_ms) - 1, int(len(taken_ms) * 0.99))]
 
 
 def _peak_mib() -> float:

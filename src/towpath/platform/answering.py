@@ -42,7 +42,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     model: str
     version: int | None
-    moment: datetime | None
+    moment: datetime
     """The moment of prediction of its rows."""
     rows: int
     by_source: dict[str, int]
@@ -84,13 +84,14 @@ def predict(handle: "ModelHandle", *, to: Path | None = None) -> Predicted:
     platform, now = handle.platform, handle.platform.now()
     started = time.perf_counter()
     spine = _newest_rows(handle)
+    moment = spine.column(handle.folder.training.header.time)[0].as_py()
     deployment = _deployment(handle)
     run = Run(
         run_id=f"{handle.name}-{now:%Y%m%dT%H%M%S}-{time.time_ns() % 10**9:09d}",
         project=platform.settings.project.name,
         model=handle.name,
         version=deployment.policy.state.champion,
-        as_of=now,
+        as_of=moment,  # not now: a retry a minute later is about the same rows, and replaces them
         started_at=now,
         expected_rows=spine.num_rows,
     )
@@ -110,12 +111,11 @@ def predict(handle: "ModelHandle", *, to: Path | None = None) -> Predicted:
         for source, reason in zip(part.sources, part.reasons, strict=True):
             who = source if reason == "ok" else f"{source} ({reason})"
             counts[who] = counts.get(who, 0) + 1
-    time_column = handle.folder.training.header.time
     return Predicted(
         run_id=run.run_id,
         model=handle.name,
         version=run.version,
-        moment=spine.column(time_column)[0].as_py() if spine.num_rows else None,
+        moment=moment,
         rows=spine.num_rows,
         by_source=counts,
         seconds=round(time.perf_counter() - started, 3),
@@ -239,9 +239,10 @@ class _AsKnown:
             views={view: views.view_of_lock(lock) for view, lock in known.items()},
             parameters={"as_of": self._platform.now(), "since": BEGINNING, "until": self._platform.now()},
         )
-        columns = columns_of(table.select(names))
+        bare = columns_of(table.select(names))
+        columns = columns_of(views.with_defaults(table, self._locks, own).select(names))
         refusing = {f"{v}.{c.name}" for v, lock in known.items() for c in lock.columns if c.missing == "refuse"}
-        gaps = {name: _gaps(values) for name, values in columns.items()}
+        gaps = {name: _gaps(values) for name, values in bare.items()}
         refused = np.zeros(n, dtype=bool)
         for name in refusing:
             refused |= gaps[name]

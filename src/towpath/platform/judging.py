@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from towpath import compute
+from towpath import features as views
 from towpath.errors import ModelError, TowpathError, UnknownError, nearest
 from towpath.gate.fallbacks import FallbackCheck, check_fallback
 from towpath.gate.footprint import prepare, read
@@ -110,7 +111,8 @@ def _champion_answers(handle: "ModelHandle", version: int, cache: Path, holdout:
     if any(name not in holdout.column_names for name in names):
         header = handle.folder.training.header
         spine = holdout.select([name for name in holdout.column_names if "." not in name and ":" not in name])
-        holdout = handle.platform.features.training_set(spine, names, keys=header.keys, time=header.time)
+        known = handle.platform.features.training_set(spine, names, keys=header.keys, time=header.time)
+        holdout = views.with_defaults(known, champion.manifest.features, champion.manifest.project)
     return champion.answers(columns_of(holdout.select(names)))
 
 
@@ -236,9 +238,9 @@ def _footprint(handle: "ModelHandle", candidate: _Candidate, columns: "Mapping[s
             for name in candidate.manifest.variables
             if name in handle.platform.variables
         }
-        finished = compute.run(
-            argv, resources=candidate.manifest.resources, folder=handle.platform.folder, variables=variables
-        )
+        # As a worker serves it: on one core, so that thread pools do not fight over the others.
+        alone = msgspec.structs.replace(candidate.manifest.resources, cpu=1)
+        finished = compute.run(argv, resources=alone, folder=handle.platform.folder, variables=variables)
         try:
             return read(finished.stdout_tail)
         except ModelError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from towpath import settings as configuration
-from towpath.clock import Clock, FixedClock, ScaledClock, SystemClock
+from towpath.clock import Clock, FixedClock, SteppedClock, SystemClock
 from towpath.settings import ClockSettings, Settings, masked
 from towpath.types import utc
 
@@ -50,7 +50,7 @@ class Platform:
     ) -> None:
         self.folder = folder.resolve()
         self.settings = settings
-        self.clock: Clock = clock or _clock(settings.clock)
+        self.clock: Clock = clock or _clock(self.folder, settings.clock)
         self.variables = os.environ if variables is None else variables
 
     @classmethod
@@ -205,7 +205,5 @@ class Platform:
         self.close()
 
 
-def _clock(simulated: ClockSettings) -> Clock:
-    if simulated.start is None or simulated.real_start is None:
-        return SystemClock()
-    return ScaledClock(simulated.start, simulated.real_start, simulated.speed, simulated.until)
+def _clock(folder: Path, simulated: ClockSettings) -> Clock:
+    return SteppedClock(folder / simulated.file) if simulated.file else SystemClock()

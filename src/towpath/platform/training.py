@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from towpath import features as views
 from towpath.errors import ProjectError
 from towpath.models.manifest import Manifest
 from towpath.types import utc
@@ -57,7 +58,7 @@ def train(
     )
     locks = platform.features.locks(declaration.features)
     names = [name for lock in locks for name in _names(lock, project.name)]
-    table = _training_set(handle)
+    table = views.with_defaults(_training_set(handle), locks, project.name)
     metrics = {
         name: metric.query
         for name, metric in platform.project.metrics.items()

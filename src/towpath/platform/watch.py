@@ -165,12 +165,7 @@ class Watch:
         newest = versions.manifest(platform.objects, model, rows[0].version, None) if rows else None
         charter = newest.charter if newest else None
         entry = self._state(model)
-        facts = {
-            "owner": watched.owner,
-            "team": f"{watched.project} · {watched.team}",
-            "tier": watched.tier,
-            "champion": "none yet" if watched.champion is None else f"@{watched.champion}",
-        }
+        facts = {"owner": watched.owner, "team": f"{watched.project} · {watched.team}", "tier": watched.tier}
         if charter is not None:
             told = msgspec.structs.asdict(charter)
             facts |= {name.replace("_", " "): value for name, value in told.items() if value}
@@ -181,10 +176,11 @@ class Watch:
             "description": newest.description if newest else "",
             "facts": facts,
             "metric": watched.metric or "metric",
+            "row": self._row(member),
             **self._series(watched),
             "answers": self._answers(model),
             "kills": entry.kills if entry else (),
-            "incidents": self.incidents(model)[:50],
+            "incidents": self._as_they_stood(model)[:50],
             "versions": shown,
             "history": list(reversed(history)),
         }
@@ -259,6 +255,26 @@ class Watch:
                 )
             )
         return found
+
+    def _row(self, member: Member) -> FleetRow:
+        """What the fleet page says of this one."""
+        platform = self._platform
+        engine = self._engine(since=platform.now() - _REACH)
+        try:
+            return fleet.rows(engine, [member], self.incidents(member.watched.model), as_of=platform.now())[0]
+        finally:
+            engine.close()
+
+    def _as_they_stood(self, model: str) -> list[Incident]:
+        """The incidents of this moment: one that closed later is still open."""
+        now = self._platform.now()
+        return [
+            one
+            if one.closed_at is None or one.closed_at <= now
+            else msgspec.structs.replace(one, status="open", closed_at=None)
+            for one in self.incidents(model)
+            if one.opened_at <= now
+        ]
 
     def _series(self, watched: Watched) -> dict[str, Any]:
         """The metric by day of prediction, of the model's own answers and of the fallback beside them."""

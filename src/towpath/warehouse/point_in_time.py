@@ -39,8 +39,7 @@ def training_set_sql(facts: Facts, *, spine: str, as_of: AsOf = "known") -> str:
     A row can be superseded before its turn comes: when it lands, one with a later event has landed already. Such a row
     never wins, at whatever time one asks, and a running maximum over landing order drops it. What stays grows in landing
     *and* in event time, so one ASOF join on landing finds the winner. Only keys (as numbers) and times go through the
-    join; features are fetched for the winners alone. An ASOF join on the packed pair, which needs no running maximum
-    where landing does not count, took 2.4 times as long (1M x 26M rows, 39 s against 16 s).
+    join; features are fetched for the winners alone.
 
     Args:
         facts: The view.

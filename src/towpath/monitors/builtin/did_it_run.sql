@@ -33,7 +33,7 @@ due as (
         max(written_rows) filter (where counts) as written_rows,
         max(expected_rows) filter (where counts) as expected_rows
     from runs
-    where model = :model and as_of >= :since and as_of < :until
+    where model = :model and started_at >= :since and started_at < :until
     group by as_of
 )
 

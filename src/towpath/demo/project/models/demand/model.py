@@ -1,4 +1,4 @@
-"""Units that an item sells in the next 7 days: trees that correct the recent mean, and the recent mean where they cannot answer."""
+"""Units that an item sells in the next 7 days: trees that correct the recent mean, and that mean as the fallback."""
 
 import lightgbm as lgb
 import numpy as np
