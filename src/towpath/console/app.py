@@ -10,6 +10,7 @@ from towpath.console.charts import bar, lines
 from towpath.errors import TowpathError, UnavailableError, UnknownError
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -43,9 +44,18 @@ def application(platform: "Platform") -> "Starlette":
     from starlette.staticfiles import StaticFiles
 
     pages = Environment(loader=PackageLoader("towpath.console"), autoescape=True, undefined=StrictUndefined)
-    pages.filters.update(moment=_moment, day=_day, number=_number, share=_share, advantage=_advantage, aim=_AIMS.get)
-    pages.globals["lines"] = lines  # pyright: ignore[reportArgumentType] - any callable will do
-    pages.globals["bar"] = bar  # pyright: ignore[reportArgumentType] - likewise
+    drawn: dict[str, Any] = {"lines": lines, "bar": bar}
+    shown: dict[str, Any] = {
+        "moment": _moment,
+        "day": _day,
+        "number": _number,
+        "share": _share,
+        "name": _name,
+        "advantage": _advantage,
+        "aim": _AIMS.get,
+    }
+    pages.globals.update(drawn)
+    pages.filters.update(shown)
 
     async def page(name: str, status: int, ask: Callable[[], dict[str, Any]]) -> "Response":
         try:
@@ -124,6 +134,13 @@ def _moment(value: datetime | None) -> str:
 
 def _day(value: datetime) -> str:
     return value.strftime("%Y-%m-%d")
+
+
+def _name(text: str) -> "Markup":
+    """A name that may be broken after an underscore or a slash, and nowhere within a word."""
+    from markupsafe import Markup, escape
+
+    return Markup(str(escape(text)).replace("_", "_<wbr>").replace("/", "/<wbr>"))  # noqa: S704 - escaped before
 
 
 def _number(value: float | None) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 from html import escape
+from itertools import pairwise
 from statistics import median
 
 __all__ = ["bar", "lines"]
@@ -59,8 +60,7 @@ def lines(
         tick = low + number * step
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(_text(_LEFT - 8, y(tick) + 4, f"{tick:.4g}{unit}", "end"))
-    for i in _labelled(place):
-        parts.append(_text(place[i], height - 8, f"{days[i].day} {days[i]:%b}", "middle"))
+    parts += [_text(place[i], height - 8, f"{days[i].day} {days[i]:%b}", "middle") for i in _labelled(place)]
     for number, (name, values) in enumerate(series.items()):
         for run in _runs(days, values):
             points = " ".join(f"{place[i]:.1f},{y(values[i] or 0.0):.1f}" for i in run)
@@ -85,7 +85,9 @@ def bar(share: float, *, kind: str = "") -> str:
     """
     name = f"bar {kind}".strip()
     filled = f'<rect width="{min(1.0, max(0.0, share)) * 100:.1f}" height="8"/>'
-    return f'<svg class="{escape(name)}" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{filled}</svg>'
+    return (
+        f'<svg class="{escape(name)}" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{filled}</svg>'
+    )
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
@@ -115,7 +117,7 @@ def _scale(low: float, high: float) -> tuple[float, float, float]:
 
 def _runs(days: Sequence[date], values: Sequence[float | None]) -> list[list[int]]:
     """Stretches of neighbouring values that are there."""
-    usual = median((b - a).days for a, b in zip(days, days[1:], strict=False)) if len(days) > 1 else 1
+    usual = median((b - a).days for a, b in pairwise(days)) if len(days) > 1 else 1
     runs: list[list[int]] = [[]]
     for i, value in enumerate(values):
         if value is None or not math.isfinite(value):
