@@ -168,7 +168,9 @@ class Demo:
         if "silence" in events:
             self._say(f"{day}: nobody calls, because {events['silence'].because}")
         else:
-            platform.models[_MODEL].predict()  # the nightly ordering run, which also keeps what the fallback would have said
+            platform.models[
+                _MODEL
+            ].predict()  # the nightly ordering run, which also keeps what the fallback would have said
             self._call(platform, number, events.get("kill"), new_items="new_items" in events)
         self.clock.step(story.morning(number) + timedelta(hours=17))
         self._report_outcomes(platform, story.morning(number) - timedelta(days=1))

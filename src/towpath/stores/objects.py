@@ -57,11 +57,11 @@ class Objects:
             UnavailableError: The store cannot be read.
         """
         import obstore
-        from obstore.exceptions import BaseError, NotFoundError
+        from obstore.exceptions import BaseError
 
         try:
             return bytes(obstore.get(self._store, path).bytes())
-        except (FileNotFoundError, NotFoundError):
+        except FileNotFoundError:
             raise UnknownError(f"There is no object '{path}'.", self.url) from None
         except (BaseError, OSError) as error:
             raise UnavailableError(f"'{path}' cannot be read: {_said(error)}", self.url) from error
@@ -69,11 +69,11 @@ class Objects:
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""
         import obstore
-        from obstore.exceptions import BaseError, NotFoundError
+        from obstore.exceptions import BaseError
 
         try:
             obstore.head(self._store, path)
-        except (FileNotFoundError, NotFoundError):
+        except FileNotFoundError:
             return False
         except (BaseError, OSError) as error:
             raise UnavailableError(f"'{path}' cannot be asked for: {_said(error)}", self.url) from error
@@ -114,11 +114,9 @@ class Objects:
     def delete(self, path: str) -> None:
         """Remove an object; no error where there is none. Only for what a manifest has replaced."""
         import obstore
-        from obstore.exceptions import NotFoundError
-
         try:
             obstore.delete(self._store, path)
-        except (FileNotFoundError, NotFoundError):
+        except FileNotFoundError:
             return
 
     def check_create_only(self) -> None:
