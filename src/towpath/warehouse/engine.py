@@ -65,6 +65,11 @@ class Engine:
         self._lock = threading.RLock()
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._spill, ignore_errors=True)
 
+    @property
+    def folder(self) -> Path:
+        """A folder of its own, on disk, that goes when it is closed."""
+        return self._spill
+
     def register(self, name: str, data: "pa.Table | pa.RecordBatchReader | Sequence[str]") -> None:
         """Give a table a name; what had the name before is forgotten.
 

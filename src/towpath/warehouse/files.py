@@ -8,10 +8,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from towpath.errors import ProjectError, nearest
 from towpath.settings import WarehouseSettings
 from towpath.sql import Query, quoted
 from towpath.warehouse.engine import Engine
+from towpath.warehouse.kept import Kept
 from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
 
 if TYPE_CHECKING:
@@ -110,6 +113,7 @@ class FileWarehouse:
         self._seen: dict[str, tuple[tuple[str, int, int], ...]] = {}
         self._lock = threading.Lock()
         self._counter = count()
+        self._kept = Kept(self.engine)
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted; files are not opened."""
@@ -155,11 +159,11 @@ class FileWarehouse:
             ProjectError: As in `read`.
             ResourceError: It needs more memory than the engine may use.
         """
-        self.prepare(facts.query)
         name = f"towpath spine {next(self._counter)}"
         self.engine.register(name, spine)
         try:
-            return self.engine.read(training_set_sql(facts, spine=quoted(name), as_of=as_of), parameters)
+            with self._kept_facts(facts) as kept:
+                return self.engine.read(training_set_sql(kept, spine=quoted(name), as_of=as_of), parameters)
         finally:
             self.engine.forget(name)
 
@@ -172,8 +176,7 @@ class FileWarehouse:
         Raises:
             ProjectError: As in `read`.
         """
-        self.prepare(facts.query)
-        with self.engine.stream(newest_sql(facts), parameters) as reader:
+        with self._kept_facts(facts) as kept, self.engine.stream(newest_sql(kept), parameters) as reader:
             yield reader
 
     def close(self) -> None:
@@ -193,6 +196,18 @@ class FileWarehouse:
                 if self._seen.get(table) != state:
                     self.engine.register(table, [str(file) for file in files])
                     self._seen[table] = state
+
+    @contextmanager
+    def _kept_facts(self, facts: Facts) -> Generator[Facts]:
+        """The view, read from what was kept of it where that pays and its tables are unchanged."""
+
+        def state() -> tuple[object, ...]:
+            self.prepare(facts.query)
+            return tuple(self._seen[table] for table in facts.query.tables)
+
+        self.prepare(facts.query)
+        with self._kept.reading(facts.query, state) as query:
+            yield msgspec.structs.replace(facts, query=query)
 
     def _files(self, table: str, query: Query) -> Sequence[Path]:
         if table in self._elsewhere:
