@@ -26,4 +26,6 @@ def command(
     if as_json_asked():
         show(entry)
         return
-    click.echo(f"{entry.model} is killed (revision {entry.revision}); undo: tow revive {entry.model}")
+    what = entry.model if model[1] is None else f"{entry.model}@{model[1]}"
+    only = "".join(f" for {name} '{given}'" for name, given in (("consumer", consumer), ("segment", segment)) if given)
+    click.echo(f"{what} is killed{only} (revision {entry.revision}); undo: tow revive {what}")

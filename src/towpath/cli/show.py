@@ -22,6 +22,7 @@ __all__ = ["as_json_asked", "show", "working"]
 
 _WIDE = 10_000  # columns of a pipe, so that nothing is cut or wrapped there
 _NONE = "-"
+_FEW = 4  # pairs that still read well on one line
 
 
 def show(value: object, *, as_json: bool | None = None, title: str = "", empty: str = "Nothing.") -> None:
@@ -43,8 +44,13 @@ def show(value: object, *, as_json: bool | None = None, title: str = "", empty: 
         click.echo(plain)
     elif isinstance(plain, list) and not plain:
         click.echo(empty)
-    else:
+    elif sys.stdout.isatty():
         _console(sys.stdout).print(_drawn(plain, title))
+    else:  # the same table; rich pads each line to the table's width, which a pipe has no use for
+        console = _console(sys.stdout)
+        with console.capture() as drawn:
+            console.print(_drawn(plain, title))
+        click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 def as_json_asked() -> bool:
@@ -139,6 +145,8 @@ def _lines(item: Any) -> str:
     parts = cast("list[object]", item) if isinstance(item, list) else []
     if any(isinstance(part, Mapping) for part in parts):
         return "\n".join(_cell(part) for part in parts)
+    if isinstance(item, Mapping) and len(cast("Mapping[str, object]", item)) > _FEW:
+        return "\n".join(f"{name} {_cell(value)}" for name, value in cast("Mapping[str, object]", item).items())
     return _cell(item)
 
 
