@@ -1,6 +1,7 @@
 """The application: each page reads the request, asks one room, and shows the answer."""
 
 import math
+import contextlib
 import socket
 from collections.abc import Callable
 from datetime import datetime
@@ -175,7 +176,8 @@ def run(platform: "Platform", *, host: str, port: int, ready: Callable[[str], No
     config = uvicorn.Config(application(platform), log_level="warning", access_log=False, lifespan="off")
     if ready is not None:
         ready(address)
-    uvicorn.Server(config).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a console ends
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:
