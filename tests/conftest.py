@@ -29,6 +29,43 @@ def data_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo project after nine days: a champion, its verdict, a kill, matured outcomes, one open incident.
+
+    Whoever looks at it does so as of ``STORY.morning(9)``, and changes nothing.
+    """
+    import numpy as np
+
+    from towpath.demo.files import write_project
+    from towpath.demo.shop import append, open_shop
+    from towpath.demo.story import STORY
+    from towpath.platform import Platform
+
+    folder = tmp_path_factory.mktemp("played") / "shop"
+    write_project(folder)
+    append(folder / "warehouse" / "shop", open_shop(np.random.default_rng(7)), STORY.history_since, STORY.day(10))
+    with Platform.open(folder, variables={}) as platform:
+        for number in (0, 1, 2, 3, 9):
+            now = platform.at(STORY.morning(number))
+            demand = now.models["demand"]
+            if number == 0:
+                now.features.build()
+                demand.train()
+                demand.gate()
+                demand.promote(because="the first champion")
+            if number == 2:
+                demand.kill(because="a merchant saw odd numbers")
+            if number == 9:  # five days of silence: did_it_run opens an incident
+                demand.collect()
+            else:
+                demand.predict()
+            if number == 2:
+                demand.revive(because="the price list was mended")
+            now.watch.check()
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _no_foreign_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("TOWPATH__") or n in {"TOWPATH_ENV", "TOWPATH_OUTPUT"}]:

@@ -1,0 +1,215 @@
+"""What the pages say, of a fleet that somebody wrote down: no store, no browser."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import httpx
+import msgspec
+import pytest
+
+from towpath.console import application
+from towpath.errors import UnavailableError
+from towpath.fleet import FleetRow
+from towpath.monitors import Incident
+from towpath.settings import ProjectSettings, Settings
+
+NOW = datetime(2026, 4, 22, 6, tzinfo=UTC)
+ROW = FleetRow(
+    project="shop",
+    team="forecasting",
+    model="demand",
+    owner="forecasting",
+    tier="critical",
+    state="live",
+    champion=1,
+    waiting_since=None,
+    integrator="ordering",
+    first_called_at=NOW,
+    last_called_at=NOW,
+    calls=7,
+    rows=852,
+    fallback_share=0.141,
+    consumers=("ordering",),
+    latency_p99_ms=12.0,
+    metric="wape",
+    better="lower",
+    metric_value=0.15,
+    fallback_value=0.2,
+    beside_fallback_value=0.15,
+    matured_rows=238,
+    matured_until=NOW,
+    open_incidents=0,
+    last_incident_id=None,
+    last_incident_monitor=None,
+    last_incident_segment=None,
+    last_incident_status=None,
+    last_incident_at=None,
+)
+INCIDENT = Incident(
+    incident_id="1",
+    project="shop",
+    model="demand",
+    monitor="did_it_run",
+    segment="price_band=<low>",
+    severity="critical",
+    status="open",
+    opened_at=datetime(2026, 4, 21, 6, tzinfo=UTC),
+    last_seen_at=NOW,
+    closed_at=None,
+    failing_rows=1,
+    detail={},
+    owner="forecasting",
+    mend="start the run again",
+    delivered_at=None,
+)
+
+
+@dataclass
+class Watched:
+    """A fleet as the pages see it."""
+
+    rows: tuple[FleetRow, ...] = ()
+    open: tuple[Incident, ...] = ()
+    settings: Settings = Settings(project=ProjectSettings(name="shop", team="forecasting"))
+
+    @property
+    def watch(self) -> "Watched":
+        return self
+
+    def now(self) -> datetime:
+        return NOW
+
+    def fleet(self) -> tuple[FleetRow, ...]:
+        return self.rows
+
+    def incidents(self, *, only_open: bool = False) -> tuple[Incident, ...]:
+        assert only_open
+        return self.open
+
+    def page(self, model: str) -> dict[str, Any]:
+        raise UnavailableError(f"The store of '{model}' is away.", mend="try again")
+
+
+def asked(watched: Watched, path: str = "/", method: Literal["GET", "POST"] = "GET") -> httpx.Response:
+    import asyncio
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(application(watched))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://console") as client:
+            return await client.request(method, path)
+
+    return asyncio.run(ask())
+
+
+def of(**changes: Any) -> FleetRow:
+    return msgspec.structs.replace(ROW, **changes)
+
+
+def order(page: str, *names: str) -> list[str]:
+    return sorted(names, key=lambda name: page.index(f'href="/models/{name}">'))
+
+
+def test_those_in_trouble_stand_first() -> None:
+    rows = (
+        of(model="calm"),
+        of(model="waiting", state="waiting", champion=2),
+        of(model="losing", beside_fallback_value=0.3),
+        of(model="silent", state="silent"),
+        of(model="burning", open_incidents=2),
+    )
+    page = asked(Watched(rows)).text
+    names = ("burning", "silent", "losing", "calm", "waiting")
+    assert order(page, *names) == list(names)
+
+
+def test_open_incidents_say_what_to_do_and_where() -> None:
+    page = asked(Watched((of(open_incidents=1),), (INCIDENT,))).text
+    assert "1 open incident<" in page
+    assert "did_<wbr>it_<wbr>run" in page
+    assert "start the run again" in page
+    assert "price_<wbr>band=&lt;low&gt;" in page
+
+
+def test_an_incident_that_opens_later_is_not_there_yet() -> None:
+    later = msgspec.structs.replace(INCIDENT, opened_at=datetime(2026, 4, 23, tzinfo=UTC))
+    assert "No open incidents." in asked(Watched((ROW,), (later,))).text
+
+
+@pytest.mark.parametrize(
+    ("better", "model", "fallback", "said"),
+    [
+        ("lower", 0.15, 0.2, "25.0% better"),
+        ("lower", 0.25, 0.2, "25.0% worse"),
+        ("higher", 0.9, 0.8, "12.5% better"),
+        ("higher", 0.6, 0.8, "25.0% worse"),
+        ("zero", -0.1, 0.2, "50.0% better"),
+        ("zero", 0.3, -0.2, "50.0% worse"),
+        ("lower", 0.2, 0.2, "0.0% better"),
+    ],
+)
+def test_the_comparison_knows_which_way_is_better(better: str, model: float, fallback: float, said: str) -> None:
+    row = of(better=better, beside_fallback_value=model, fallback_value=fallback)
+    assert said in asked(Watched((row,))).text
+
+
+@pytest.mark.parametrize("fallback", [None, 0.0])
+def test_nothing_is_compared_where_no_ratio_exists(fallback: float | None) -> None:
+    page = asked(Watched((of(fallback_value=fallback),))).text
+    assert "better<" not in page
+    assert "worse<" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.13661, "0.1366"), (12.3456, "12.35"), (0.00001234, "1.2e-05"), (1234567.8, "1,234,568"), (float("nan"), "–")],  # noqa: RUF001
+)
+def test_numbers_keep_four_digits(value: float, said: str) -> None:
+    assert f"<span>{said}<" in asked(Watched((of(metric_value=value),))).text
+
+
+def test_an_empty_store_says_how_to_begin() -> None:
+    assert "tow train MODEL" in asked(Watched()).text
+
+
+def test_no_page_carries_a_script_or_an_inline_style() -> None:
+    answer = asked(Watched((ROW,), (INCIDENT,)))
+    assert "<script" not in answer.text
+    assert " style=" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_store_that_is_away_is_a_page_that_says_so() -> None:
+    answer = asked(Watched(), "/models/demand")
+    assert answer.status_code == 503
+    assert "is away" in answer.text
+    assert "try again" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/static/nothing.css", "/models/a/b"])
+def test_a_page_that_is_not_there_leads_back_to_the_fleet(path: str) -> None:
+    answer = asked(Watched(), path)
+    assert answer.status_code == 404
+    assert 'href="/"' in answer.text
+
+
+def test_pages_are_only_read() -> None:
+    assert asked(Watched(), "/", "POST").status_code == 405
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def test_a_busy_port_gives_way_to_the_next_free_one(busy: int) -> None:
+    from towpath.console.app import _listening
+
+    with _listening("127.0.0.1", busy) as listening:
+        assert busy < listening.getsockname()[1] < busy + 20
