@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 from datetime import date, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -80,7 +81,7 @@ def test_dates_under_the_axis_do_not_touch(days: int, narrow: bool) -> None:
     labels = [t for t in drawn(text).iter("text") if t.get("text-anchor") == "middle"]
     places = [float(label.get("x", "nan")) for label in labels]
     assert places
-    assert all(after - before >= 60 for before, after in zip(places, places[1:], strict=False))
+    assert all(after - before >= 60 for before, after in pairwise(places))
 
 
 def test_names_are_escaped_and_read_aloud() -> None:

@@ -16,6 +16,7 @@ from towpath.monitors import Incident
 from towpath.settings import ProjectSettings, Settings
 
 NOW = datetime(2026, 4, 22, 6, tzinfo=UTC)
+SETTINGS = Settings(project=ProjectSettings(name="shop", team="forecasting"))
 ROW = FleetRow(
     project="shop",
     team="forecasting",
@@ -72,7 +73,7 @@ class Watched:
 
     rows: tuple[FleetRow, ...] = ()
     open: tuple[Incident, ...] = ()
-    settings: Settings = Settings(project=ProjectSettings(name="shop", team="forecasting"))
+    settings: Settings = SETTINGS
 
     @property
     def watch(self) -> "Watched":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from towpath.errors import InputError, UnknownError, nearest
+from towpath.platform import shown
 from towpath.sql import Query
 from towpath.types import micros
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from towpath.features import Built, View
     from towpath.models.manifest import FeatureLock
     from towpath.platform.opened import Platform
+    from towpath.project import Project
 
 __all__ = ["Features", "ViewRow"]
 
@@ -43,7 +45,29 @@ class Features:
         self._described: dict[str, View] = {}
 
     def __repr__(self) -> str:
-        return f"Features({', '.join(self._platform.project.views)})"
+        return shown.or_the_fault(lambda: shown.as_text(self._title(), self._shown()))
+
+    def _repr_html_(self) -> str:
+        return shown.or_the_fault(lambda: shown.as_html(self._title(), self._shown()), html=True)
+
+    def _title(self) -> str:
+        count = len(self._platform.project.views)
+        return f"{count} feature view{'' if count == 1 else 's'} of {self._platform.settings.project.name}"
+
+    def _shown(self) -> "list[dict[str, object]]":
+        """As the files say; the engine is not asked."""
+        project = self._platform.project
+        return [
+            {
+                "view": name,
+                "entity": view.header.keys,
+                "event time": view.header.event_time,
+                "known at": view.header.created_time,
+                "ttl": view.header.ttl,
+                "used by": _users(project, name),
+            }
+            for name, view in project.views.items()
+        ]
 
     def list(self) -> "list[ViewRow]":
         """One row for each view of the project, with the models that read it."""
@@ -52,11 +76,6 @@ class Features:
         rows: list[ViewRow] = []
         for name in project.views:
             view = self.view(name)
-            users = [
-                m
-                for m, model in project.models.items()
-                if any(f.split(".")[0] == name for f in model.declaration.features)
-            ]
             rows.append(
                 ViewRow(
                     view=name,
@@ -65,7 +84,7 @@ class Features:
                     ttl=view.header.ttl,
                     known_at=view.header.created_time is not None,
                     online_rows=online.count(view.table),
-                    used_by=tuple(users),
+                    used_by=_users(project, name),
                     published=view.header.publish,
                 )
             )
@@ -228,3 +247,9 @@ class Features:
         project, _, view = name.partition("/")
         published = claims.published_view(self._platform.objects, project, view)
         return features.view_of_lock(published.lock)
+
+
+def _users(project: "Project", view: str) -> tuple[str, ...]:
+    """The models of the project that read a view."""
+    read = {name: {f.split(".")[0] for f in model.declaration.features} for name, model in project.models.items()}
+    return tuple(name for name, views in read.items() if view in views)

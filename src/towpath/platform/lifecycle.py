@@ -9,6 +9,7 @@ import msgspec
 
 from towpath.errors import RefusedError, UnknownError, nearest
 from towpath.gate.verdict import Verdict
+from towpath.platform import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from towpath.registry.log import LogEntry
 
 __all__ = ["HistoryRow", "ModelHandle", "ModelRow", "Models", "VersionRow"]
+
+_VERDICTS = {None: "not judged", True: "passed", False: "refused"}
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +93,27 @@ class Models(Mapping[str, "ModelHandle"]):
         return len(self._platform.project.models)
 
     def __repr__(self) -> str:
-        return f"Models({', '.join(self)})"
+        return shown.or_the_fault(lambda: shown.as_text(self._title(), self._shown()))
+
+    def _repr_html_(self) -> str:
+        return shown.or_the_fault(lambda: shown.as_html(self._title(), self._shown()), html=True)
+
+    def _title(self) -> str:
+        return f"{len(self)} model{'' if len(self) == 1 else 's'} of {self._platform.settings.project.name}"
+
+    def _shown(self) -> "list[dict[str, object]]":
+        return [
+            {
+                "model": row.model,
+                "champion": None if row.champion is None else f"@{row.champion}",
+                "newest": None if row.newest is None else f"@{row.newest} {_VERDICTS[row.newest_passed]}",
+                "killed": row.killed,
+                "tier": row.tier,
+                "owner": row.owner,
+                "description": row.description,
+            }
+            for row in self.list()
+        ]
 
     def list(self) -> "list[ModelRow]":
         """One row for each model of the project."""
@@ -124,10 +147,41 @@ class ModelHandle:
         self.name = folder.name
 
     def __repr__(self) -> str:
+        return shown.or_the_fault(lambda: shown.as_text(self._title(), self._shown()))
+
+    def _repr_html_(self) -> str:
+        declaration = self.folder.declaration
+        about = (
+            f"{declaration.description}; fallback: {', '.join(link.name for link in declaration.fallback) or 'none'}"
+        )
+        return shown.or_the_fault(
+            lambda: shown.as_html(
+                f"{self._title()}. {about}", self._shown(), empty=f"No version yet: tow train {self.name}"
+            ),
+            html=True,
+        )
+
+    def _title(self) -> str:
         entry = self.current()
         champion = entry.state.champion if entry else None
         stands = "no champion yet" if champion is None else f"champion @{champion}"
-        return f"Model({self.name!r}, {self.folder.declaration.tier}, {stands}, {len(self._numbers())} versions)"
+        killed = ", killed" if entry and entry.state.kills else ""
+        return f"Model {self.name}: {self.folder.declaration.tier}, {stands}{killed}"
+
+    def _shown(self) -> "list[dict[str, object]]":
+        metric = self.folder.declaration.gate.metric
+        return [
+            {
+                "version": f"@{row.version}",
+                "champion": row.champion,
+                "verdict": _VERDICTS[row.passed],
+                metric: row.metrics.get(metric),
+                "rows": row.rows,
+                "as of": row.as_of,
+                "by": row.created_by,
+            }
+            for row in self.versions()
+        ]
 
     def train(self, *, sample_share: float = 1.0, on_line: "Callable[[str], None] | None" = None) -> "TrainedVersion":
         """Train on what is known now, and publish a version.
@@ -222,9 +276,26 @@ class ModelHandle:
     def kill(
         self, *, because: str, version: int | None = None, consumer: str | None = None, segment: str | None = None
     ) -> "LogEntry":
-        """Send rows to the fallback: all, or those of a version, a consumer, a segment (``price_band=low``)."""
+        """Send rows to the fallback: all, or those of a version, a consumer, a segment (``price_band=low``).
+
+        Raises:
+            UnknownError: There is no such version or segment column: a switch that matches nothing stops nobody.
+        """
         from towpath.registry import history
 
+        numbers, columns = self._numbers(), self.folder.training.header.segments
+        if version is not None and version not in numbers:
+            known = ", ".join(map(str, numbers)) or "none"
+            raise UnknownError(
+                f"There is no version {self.name}@{version}; there are: {known}.", mend=f"tow show {self.name}"
+            )
+        column, equals, value = (segment or "").partition("=")
+        if segment is not None and (column not in columns or not equals or not value):
+            raise UnknownError(
+                f"'{segment}' is no segment of '{self.name}'{nearest(column, columns)}",
+                f"models/{self.name}/training.sql, segments",
+                "--segment COLUMN=VALUE",
+            )
         return history.kill(
             self.platform.objects,
             self.name,

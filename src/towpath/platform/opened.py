@@ -68,6 +68,24 @@ class Platform:
         project = self.settings.project
         return f"Platform({project.name!r} of {project.team!r} at '{self.folder}', {self.settings.environment}, {masked(self.settings.stores.objects)})"
 
+    def _repr_html_(self) -> str:
+        from towpath.platform import shown
+
+        settings = self.settings
+        stores = {name: masked(getattr(settings.stores, name)) for name in ("objects", "online", "catalog")} | {
+            "warehouse": masked(settings.warehouse.url)
+        }
+        told = {
+            "team": settings.project.team,
+            "folder": self.folder,
+            "environment": settings.environment,
+            "now": self.now(),
+            **stores,
+            "models": shown.or_the_fault(lambda: ", ".join(self.models)),
+        }
+        rows = [{"what": name, "is": value} for name, value in told.items()]
+        return shown.as_html(f"Towpath project {settings.project.name}", rows)
+
     def at(self, as_of: datetime | str | None) -> "Platform":
         """The same platform at another moment; None is the present one."""
         if as_of is None:

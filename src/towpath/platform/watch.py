@@ -11,7 +11,8 @@ from towpath import fleet, journal, monitors
 from towpath.errors import UnavailableError, UnknownError, nearest
 from towpath.fleet import FleetRow, Member
 from towpath.monitors import Incident, Monitor, Watched
-from towpath.settings import secret
+from towpath.platform import shown
+from towpath.settings import masked, secret
 from towpath.sql import Query
 
 if TYPE_CHECKING:
@@ -48,7 +49,29 @@ class Watch:
         self._platform = platform
 
     def __repr__(self) -> str:
-        return f"Watch({self._platform.objects.url})"
+        return shown.or_the_fault(lambda: shown.as_text(self._title(), self._shown()))
+
+    def _repr_html_(self) -> str:
+        return shown.or_the_fault(lambda: shown.as_html(self._title(), self._shown(), empty="No incidents."), html=True)
+
+    def _title(self) -> str:
+        count = len(self.incidents(only_open=True))
+        return f"{count or 'no'} open incident{'' if count == 1 else 's'} in {masked(self._platform.settings.stores.objects)}"
+
+    def _shown(self) -> list[dict[str, object]]:
+        """The last ten incidents."""
+        return [
+            {
+                "status": one.status,
+                "model": one.model,
+                "monitor": one.monitor,
+                "segment": one.segment,
+                "opened": one.opened_at,
+                "closed": one.closed_at,
+                "failing rows": one.failing_rows,
+            }
+            for one in self.incidents()[:10]
+        ]
 
     def flush(self) -> int:
         """Bring what the workers of this machine wrote into the store; gives the number of rows."""
@@ -158,10 +181,10 @@ class Watch:
             raise UnknownError(f"There is no model '{model}'{nearest(model, names)}", mend="the fleet is at /")
         watched, history = member.watched, history_rows(platform, model)
         rows = version_rows(platform, model)
-        shown: list[dict[str, Any]] = []
+        told: list[dict[str, Any]] = []
         for row in rows:
             verdicts = list(versions.verdicts(platform.objects, model, row.version, None).values())
-            shown.append(msgspec.structs.asdict(row) | {"rules": verdicts[-1].rules if verdicts else ()})
+            told.append(msgspec.structs.asdict(row) | {"rules": verdicts[-1].rules if verdicts else ()})
         newest = versions.manifest(platform.objects, model, rows[0].version, None) if rows else None
         charter = newest.charter if newest else None
         entry = self._state(model)
@@ -181,7 +204,7 @@ class Watch:
             "answers": self._answers(model),
             "kills": entry.kills if entry else (),
             "incidents": self._as_they_stood(model)[:50],
-            "versions": shown,
+            "versions": told,
             "history": list(reversed(history)),
         }
 
