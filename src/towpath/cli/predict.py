@@ -14,14 +14,13 @@ from towpath.cli.show import as_json_asked, show, working
 @as_of_option
 @click.option(
     "--to",
-    "to",
-    type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="Also write the answers here: .parquet, .csv or .jsonl.",
+    metavar="FILE|TABLE",
+    help="Also write the answers: a .parquet, .csv or .jsonl file, or schema.table of a warehouse of files.",
 )
 @project_option
 @json_option
-def command(model: tuple[str, int | None], as_of: datetime | None, to: Path | None, project: Path) -> None:
+def command(model: tuple[str, int | None], as_of: datetime | None, to: str | None, project: Path) -> None:
     """Answer every row of the newest moment at --as-of: same code, fallback and journal as serving.
 
     Run again it is a new run, and of several for one moment the latest finished one counts.
@@ -29,5 +28,5 @@ def command(model: tuple[str, int | None], as_of: datetime | None, to: Path | No
     from towpath.platform import Platform
 
     with Platform.open(project).at(as_of) as platform, working(f"predicting {model[0]}"):
-        predicted = platform.models[model[0]].predict(to=to)
+        predicted = platform.predict(model[0], to=to)
     show(predicted, title="" if as_json_asked() else f"run {predicted.run_id}")

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
@@ -16,6 +17,7 @@ from towpath.types import utc
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from towpath.platform.answering import Predicted
     from towpath.platform.features import Features
     from towpath.platform.lifecycle import Models
     from towpath.platform.watch import Watch
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from towpath.warehouse import Engine, Warehouse
 
 __all__ = ["Platform"]
+
+_TABLE = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)")
 
 
 class Platform:
@@ -209,6 +213,34 @@ class Platform:
             An Arrow table; times are UTC.
         """
         return self.watch.sql(text, since=since, until=until)
+
+    def predict(self, model: str, *, to: "str | Path | None" = None) -> "Predicted":
+        """Answer every row of the model's newest moment: one run, journalled; see `ModelHandle.predict`.
+
+        Args:
+            model: Its name.
+            to: Also write the answers: a file (``.parquet .csv .jsonl``), or ``schema.table`` of a warehouse of files
+                (the schema's folder must be there).
+        """
+        return self.models[model].predict(to=None if to is None else self.target(to))
+
+    def target(self, to: "str | Path") -> Path:
+        """Where answers go: a file as it is, ``schema.table`` as the file that the warehouse reads it from.
+
+        Raises:
+            InputError: It is a table, and the warehouse is not one of files.
+        """
+        from towpath.errors import InputError
+
+        scheme, _, root = self.settings.warehouse.url.partition("://")
+        named = _TABLE.fullmatch(str(to))
+        if named is None or (scheme == "duckdb" and not (self.folder / (root or "warehouse") / named[1]).is_dir()):
+            return Path(to)
+        if scheme != "duckdb" or str(to) in self.settings.warehouse.tables:
+            raise InputError(
+                f"The table '{to}' is not ours to write.", "towpath.toml, [warehouse]", "--to answers.parquet"
+            )
+        return self.folder / (root or "warehouse") / named[1] / f"{named[2]}.parquet"
 
     def close(self) -> None:
         """Let go of the stores that were opened."""
