@@ -16,8 +16,8 @@ from towpath.cli.show import as_json_asked, show
 @click.pass_context
 def command(ctx: click.Context, model: str | None, limit: int, project: Path) -> None:
     """List runs, newest first; or show one, or compare two."""
-    ctx.obj = project
     if ctx.invoked_subcommand is not None:
+        ctx.default_map = {ctx.invoked_subcommand: {"project": project}}  # --project may stand before or after it
         return
     from towpath.platform import Platform
 
@@ -28,9 +28,9 @@ def command(ctx: click.Context, model: str | None, limit: int, project: Path) ->
 
 @command.command("show")
 @click.argument("run")
+@project_option
 @json_option
-@click.pass_obj
-def show_run(project: Path, run: str) -> None:
+def show_run(run: str, project: Path) -> None:
     """Everything that is known of one RUN; an unambiguous beginning of its name will do."""
     from towpath.platform import Platform
 
@@ -41,9 +41,9 @@ def show_run(project: Path, run: str) -> None:
 @command.command("compare")
 @click.argument("left")
 @click.argument("right")
+@project_option
 @json_option
-@click.pass_obj
-def compare(project: Path, left: str, right: str) -> None:
+def compare(left: str, right: str, project: Path) -> None:
     """In what two runs differ: parameters, metrics, data, packages."""
     from towpath.platform import Platform
 

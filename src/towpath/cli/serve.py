@@ -47,7 +47,9 @@ def command(file: Path | None, project: Path, **given: Any) -> None:
 
     Answers /predict/MODEL, /outcomes/MODEL, /metrics and the Open Inference Protocol (/v2/…, and gRPC). SIGTERM drains.
     """
-    _log_to_stderr()
+    from towpath.serving.logs import configure
+
+    configure()
     if file is not None:
         if given["store"]:
             raise InputError(
@@ -90,11 +92,18 @@ def _serve_store(given: dict[str, Any]) -> int:
 
     stores = StoreSettings()
     here = Path.cwd()
+    keys = given["keys"] or here / stores.keys
+    if not any(keys.glob("*.pub")):
+        raise InputError(
+            f"'{keys}' holds no public key, so no version could be trusted.",
+            "--keys",
+            "copy the .pub files of .towpath/keys from the project that publishes",
+        )
     return serve_store(
         _settings(ServingSettings(), given),
         objects_url=given["store"],
         online_url=given["online"] or stores.online,
-        keys=given["keys"] or here / stores.keys,
+        keys=keys,
         folder=here,
         state=given["state"],
         environment=os.environ.get("TOWPATH_ENV", "local"),
@@ -129,10 +138,3 @@ def _serve_project(project: Path, given: dict[str, Any]) -> int:
 def _say(ports: "Ports") -> None:
     click.echo(f"http: http://{ports.host}:{ports.http}")
     click.echo(f"grpc: {ports.host}:{ports.grpc}")
-
-
-def _log_to_stderr() -> None:
-    """One line for each event of a life; a terminal gets text, anything else JSON lines."""
-    from towpath.cli.logs import configure
-
-    configure()

@@ -15,7 +15,7 @@ from towpath import features as views
 from towpath import journal
 from towpath.errors import InputError, RefusedError, UnavailableError
 from towpath.journal.record import Record, Run
-from towpath.platform.training import BEGINNING, spine_parameters
+from towpath.platform.training import BEGINNING
 from towpath.types import Tier, duration, micros
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def try_row(handle: "ModelHandle", row: Mapping[str, object], *, version: int | 
     """Answer one row here; see `ModelHandle.try_row`."""
     from towpath.serving.responder import Responder
 
-    deployment = _deployment(handle)
+    deployment = _deployment(handle) if version is None else _with_version(handle, version)
     number = version or deployment.policy.state.champion
     served = deployment.versions.get(number) if number is not None else None
     now_us = micros(handle.platform.now())
@@ -166,7 +166,9 @@ def collect(handle: "ModelHandle", *, since: datetime | None = None) -> Collecte
     since = since or _collected_until(platform, handle.name)
     if since is None:
         return Collected(model=handle.name, since=None, until=now, rows=0)
-    table = platform.warehouse.read(handle.folder.training.query, spine_parameters(handle))
+    reach = duration(header.lookback) + duration(output.horizon or "0s")
+    parameters = {"as_of": now, "since": max(BEGINNING, since - reach), "until": now}
+    table = platform.warehouse.read(handle.folder.training.query, parameters)
     known = header.label_time or header.time
     times = table.column(known)
     label_there = table.column(header.label).is_valid()
@@ -328,6 +330,29 @@ def _deployment(handle: "ModelHandle") -> "Deployment":
     if handle.name not in deployments.live:
         raise UnavailableError(f"'{handle.name}' could not be loaded.", mend=f"tow show {handle.name}")
     return deployments.live[handle.name]
+
+
+def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
+    """The model with one version by number, whether it was ever promoted or not."""
+    from towpath.models import load_version
+    from towpath.registry import versions
+    from towpath.registry.log import TrafficState
+    from towpath.serving.deployment import Deployment
+    from towpath.serving.served import Served
+    from towpath.traffic import Policy
+
+    platform, manifest, entry = handle.platform, handle.manifest(number), handle.current()
+    folder = versions.fetch(platform.objects, manifest, platform.folder / ".towpath" / "cache" / "versions")
+    reader = views.OnlineReader(platform.online, manifest.features, manifest.project) if manifest.features else None
+    return Deployment(
+        model=handle.name,
+        project=manifest.project,
+        team=manifest.team,
+        tier=manifest.tier,
+        policy=Policy(TrafficState(champion=entry.state.champion if entry else None), handle.name),
+        versions={number: Served(manifest, load_version(manifest, folder), reader=reader)},
+        chain=manifest.fallback,
+    )
 
 
 def _answer_rows(handle: "ModelHandle", deployment: "Deployment", spine: "pa.Table", run_id: str) -> "list[Answered]":

@@ -6,6 +6,7 @@ import struct
 import sys
 
 from towpath.errors import TowpathError
+from towpath.serving.logs import configure
 from towpath.serving.worker import Ports, Worker, WorkerConfig
 
 __all__ = ["main"]
@@ -21,6 +22,9 @@ def main() -> int:
     (length,) = _LENGTH.unpack(_exactly(_LENGTH.size))
     # our own supervisor's bytes, over a pipe that nobody else has: a clock and settings, never a model or a request
     config: WorkerConfig = pickle.loads(_exactly(length))  # noqa: S301 - see above
+
+    if config.logs:
+        configure()
 
     def say(ports: Ports) -> None:
         os.write(ready, ready_line(ports))

@@ -52,6 +52,7 @@ _BINARY = (b"content-type", b"application/octet-stream")
 _DRAIN_S = 2.0
 """How long a body that was refused is still read and thrown away, so that the caller sees the answer, not a reset."""
 _ID_CHARACTERS = 128
+_PLAIN_PATHS = frozenset({"/metrics", "/health", "/health/ready"})
 _PATHS = ("/predict/<model>", "/outcomes/<model>", "/v2", "/v2/models/<model>/infer", "/metrics", "/health")
 
 
@@ -170,13 +171,13 @@ class App:
         if path.startswith("/outcomes/"):
             _only(method, "POST", path)
             return await self._outcome(path[10:], receive, headers)
+        if path not in _PLAIN_PATHS:
+            raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
         _only(method, "GET", path)
         if path == "/metrics":
             self._health.measure(self._meter)
             return 200, self._meter.text(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-        if path in {"/health", "/health/ready"}:
-            return (200 if self._health.ready else 503), orjson.dumps(self._health.says), [_JSON]
-        raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
+        return (200 if self._health.ready else 503), orjson.dumps(self._health.says), [_JSON]
 
     async def _predict(
         self, model: str, receive: Receive, headers: Mapping[bytes, bytes], request_id: str

@@ -2,6 +2,7 @@
 
 import hashlib
 import ipaddress
+import logging
 import os
 import sys
 import tempfile
@@ -89,6 +90,7 @@ def store_server(
         workers=settings.workers,
         metrics=metrics,
         insecure_open=insecure_open,
+        logs=bool(logging.getLogger().handlers),
     )
     return Supervisor(config, flusher=Flusher(journal, objects, clock=clock, every_s=settings.flush_s))
 

@@ -76,6 +76,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Path | None = None
     """Folder in which workers share their counts."""
     insecure_open: bool = False
+    logs: bool = False
+    """Whether a spawned worker sends its log to stderr, because its parent sends its own somewhere."""
     reuse_port: bool = False
 
 
@@ -120,13 +122,21 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether callers should come: proven, not draining, and no model hangs in all of its threads."""
-        return self._proven and not self._draining and not self._stuck
+        """Whether callers should come: proven, not draining, no model hangs in all of its threads, and one of them can answer."""
+        return self._proven and not self._draining and not self._stuck and self._able
+
+    @property
+    def _able(self) -> bool:
+        """Whether any model has somebody who answers; false where no signature is trusted. A store without models is no fault."""
+        live = self._deployments.live.values()
+        return not live or any(one.ready or one.chain for one in live)
 
     @property
     def says(self) -> Mapping[str, Any]:
         """State of the worker and of each model."""
         state = "draining" if self._draining else "stuck" if self._stuck else "ready" if self._proven else "starting"
+        if state == "ready" and not self._able:
+            state = "no model can answer"
         models = {
             name: {
                 "ready": one.ready,
