@@ -33,3 +33,16 @@ test:
 
 docs:
     uv run pytest -q tests/test_docs.py
+
+# thousands of random cases and minutes of load; before an issue is called resolved
+nightly:
+    uv run pytest -m nightly
+
+# each promise as JSON lines, the reference timed in the same run; wants a quiet machine and wrk
+bench:
+    uv run python benchmarks/weight.py
+    uv run --group bench python benchmarks/cold_start.py
+    uv run --group bench python benchmarks/serving.py
+    uv run python benchmarks/features.py
+    uv run python benchmarks/journal.py
+    uv run python benchmarks/retail.py
