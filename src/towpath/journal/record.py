@@ -154,15 +154,25 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     """Filled from the path on the wire."""
     prediction_id: str | None = None
+    """Of the answer; else `entity_key` and `target_at` name what was predicted about."""
     entity_key: tuple[str | int | float | bool | None, ...] | str | None = None
+    """The key parts in declared order, ``["10002", "UK"]``; a text is one part, or that array as text."""
     target_at: datetime | None = None
+    """The end of what was predicted about."""
     horizon: str | None = None
+    """Such as ``7d``, where several horizons end at one time."""
     item: str | None = None
+    """Of a ranking."""
     happened_at: datetime | None = None
+    """When it happened; `target_at` unless given, else now."""
     metric: str = "outcome"
+    """What the value is, where several things are reported."""
     value: float | None = None
+    """The number that happened."""
     label: str | None = None
+    """The class that happened."""
     weight: float = 1.0
+    """How much the row counts."""
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

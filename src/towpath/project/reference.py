@@ -8,6 +8,7 @@ import inspect
 import sys
 import types
 from collections.abc import Iterator
+from datetime import datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from towpath.project.declarations import (
 )
 from towpath.settings import Settings
 
-__all__ = ["HEADERS", "fields_said", "nested_struct", "pages", "schema"]
+__all__ = ["HEADERS", "fields_said", "nested_struct", "pages", "schema", "type_said"]
 
 _NONE: Any = type(None)
 HEADERS: dict[str, type[Any]] = {
@@ -93,7 +94,7 @@ def _sections(kind: type[Any], path: str, title: str) -> str:
         nested, mark = nested_struct(field.type)
         if nested is None:
             default = "required" if field.required else f"`{_default(field)}`"
-            rows.append(f"| `{field.name}` | {_type(field.type)} | {default} | {said.get(field.name, '')} |")
+            rows.append(f"| `{field.name}` | {type_said(field.type)} | {default} | {said.get(field.name, '')} |")
         else:
             name = f"{path}{field.name}{mark}"
             inner.append(_sections(nested, f"{name}.", f"`[[{name}]]`" if mark == "[]" else f"`[{name}]`"))
@@ -118,22 +119,28 @@ def _is_struct(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _type(kind: Any) -> str:
-    """A type in words, with its bounds."""
+def type_said(kind: Any) -> str:
+    """A type of a field in words, with its bounds.
+
+    Example:
+        >>> type_said(tuple[int, ...])
+        'list of whole number'
+    """
     if kind == Duration:
         return "duration"
     if get_origin(kind) is Annotated:
         base, *rest = get_args(kind)
-        return _type(base) + "".join(_bounds(meta) for meta in rest if isinstance(meta, msgspec.Meta))
+        return type_said(base) + "".join(_bounds(meta) for meta in rest if isinstance(meta, msgspec.Meta))
     if get_origin(kind) in {Union, types.UnionType}:
-        return " or ".join(_type(part) for part in get_args(kind) if part is not _NONE)
+        return " or ".join(type_said(part) for part in get_args(kind) if part is not _NONE)
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind))
     if get_origin(kind) is tuple:
-        return f"list of {_type(get_args(kind)[0])}"
+        return f"list of {type_said(get_args(kind)[0])}"
     if get_origin(kind) is dict:
-        return f"table of {_type(get_args(kind)[1])}"
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(kind, str(kind))
+        return f"table of {type_said(get_args(kind)[1])}"
+    plain: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return plain.get(kind) or {datetime: "time", Any: "any"}.get(kind) or getattr(kind, "__name__", str(kind))
 
 
 def _bounds(meta: msgspec.Meta) -> str:

@@ -19,12 +19,12 @@ from towpath.traffic import Consumers
 if TYPE_CHECKING:
     import grpc.aio
 
-__all__ = ["GrpcService", "grpc_server"]
+__all__ = ["CODES", "GrpcService", "grpc_server"]
 
 _log = logging.getLogger("towpath.serving")
 _MARGIN_S = 0.005
 _MARGIN_SHARE = 0.1
-_CODES = {
+CODES = {
     "input": "INVALID_ARGUMENT",
     "unknown": "NOT_FOUND",
     "denied": "UNAUTHENTICATED",
@@ -32,6 +32,7 @@ _CODES = {
     "quota": "RESOURCE_EXHAUSTED",
     "overloaded": "RESOURCE_EXHAUSTED",
 }
+"""Code of an error → gRPC status; any other is INVALID_ARGUMENT of the caller's and UNAVAILABLE of ours."""
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -165,7 +166,7 @@ class GrpcService:
                 _log.exception("a gRPC request failed")
                 error = UnavailableError("The request could not be answered.", mend="try again later")
             self._meter.refused(error.code)
-            code = _CODES.get(error.code, "INVALID_ARGUMENT" if isinstance(error, CallerError) else "UNAVAILABLE")
+            code = CODES.get(error.code, "INVALID_ARGUMENT" if isinstance(error, CallerError) else "UNAVAILABLE")
             text = f"{error.what} {error.mend}".strip()
             return await context.abort(getattr(grpc.StatusCode, code), text, (("towpath-code", error.code),))
 
