@@ -53,9 +53,7 @@ def train(
     platform, folder = handle.platform, handle.folder
     project = platform.settings.project
     declaration, header = folder.declaration, folder.training.header
-    claims.claim_model(
-        platform.objects, handle.name, project=project.name, team=project.team, by=platform.who, clock=platform.clock
-    )
+    claims.refuse_taken(platform.objects, handle.name, project=project.name)
     locks = platform.features.locks(declaration.features)
     names = [name for lock in locks for name in _names(lock, project.name)]
     table = views.with_defaults(_training_set(handle), locks, project.name)
@@ -79,6 +77,9 @@ def train(
         sample_share=sample_share,
         on_line=on_line,
         variables=platform.variables,
+    )
+    claims.claim_model(
+        platform.objects, handle.name, project=project.name, team=project.team, by=platform.who, clock=platform.clock
     )
     number = versions.next_version(platform.objects, handle.name, run_id=trained.run_id)
     files: dict[str, bytes | Path] = {

@@ -19,6 +19,7 @@ __all__ = [
     "publish_view",
     "published_view",
     "published_views",
+    "refuse_taken",
 ]
 
 SCHEMA = 1
@@ -66,6 +67,17 @@ def claim_model(objects: Objects, model: str, *, project: str, team: str, by: st
     """
     claim = Claim(project=project, team=team, claimed_at=clock.now(), by=by)
     return _claimed(objects, f"models/{model}/claim.json", claim, f"The model name '{model}'")
+
+
+def refuse_taken(objects: Objects, model: str, *, project: str) -> None:
+    """Refuse early what `claim_model` would refuse, and claim nothing: a training that fails takes no name.
+
+    Raises:
+        RefusedError: Another project has it; the text names that project and its team.
+    """
+    path = f"models/{model}/claim.json"
+    if objects.exists(path):
+        _refuse_foreign(decode(objects.get(path), Claim, path), f"The model name '{model}'", project, objects, path)
 
 
 def owner(objects: Objects, model: str) -> Claim:
@@ -159,12 +171,16 @@ def _claimed(objects: Objects, path: str, claim: Claim, name: str) -> Claim:
         objects.put_new(path, encode(claim))
     except ConflictError:
         standing = decode(objects.get(path), Claim, path)
-        if standing.project != claim.project:
-            raise RefusedError(
-                f"{name} belongs to project '{standing.project}' of team '{standing.team}', "
-                f"claimed by {standing.by} on {standing.claimed_at:%Y-%m-%d}; '{claim.project}' cannot have it.",
-                f"{objects.url}, {path}",
-                "choose another name, or ask that team",
-            ) from None
+        _refuse_foreign(standing, name, claim.project, objects, path)
         return standing
     return claim
+
+
+def _refuse_foreign(standing: Claim, name: str, project: str, objects: Objects, path: str) -> None:
+    if standing.project != project:
+        raise RefusedError(
+            f"{name} belongs to project '{standing.project}' of team '{standing.team}', "
+            f"claimed by {standing.by} on {standing.claimed_at:%Y-%m-%d}; '{project}' cannot have it.",
+            f"{objects.url}, {path}",
+            "choose another name, or ask that team",
+        )
