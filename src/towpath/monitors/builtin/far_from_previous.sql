@@ -8,7 +8,7 @@ parameters = { far = 1.0, floor = 1.0, share = 0.2, min_rows = 100 }
 --- */
 -- far_from_previous: are the answers far from the ones before for the same entities?
 -- takes   :model text, :since and :until timestamp UTC (half-open, of the newer prediction), :far relative change of one
---         answer that counts as far (1 is half or double and beyond: the change over the mean of both), :floor below which
+--         answer that counts as far (1 is a third or threefold and beyond: the change over the mean of both), :floor below which
 --         the mean of both is taken as this, :share of answers that may be far, :min_rows fewest that are judged
 -- reads   previous
 -- gives   one row per segment ('' is all) in which too many are far: segment text, rows, far_rows bigint, far_share double,
