@@ -18,7 +18,12 @@ description = "without it there is nothing to go by: the fallback answers with r
 -- invoice_date is UK local time without a zone, and so is the day. Its end, midnight in London, is 23:00 UTC of the same day
 -- in summer and 00:00 UTC in winter; taken for UTC, every summer day would end an hour after midnight there.
 -- The ttl outlasts the Christmas closing (2010-12-24 to 2011-01-03).
-with goods as (
+with lines as (
+    select *
+    from retail.lines
+),
+
+goods as (
     select distinct
         upper(stock_code) as item_id,
         cast(invoice_date as date) as day,
@@ -29,7 +34,7 @@ with goods as (
         country,
         quantity,
         unit_price
-    from retail.lines
+    from lines
     where unit_price > 0 and regexp_matches(stock_code, '^[0-9]{5}[A-Za-z]*$')
 ),
 
@@ -57,7 +62,7 @@ daily as (
 
 trading as (
     select distinct cast(invoice_date as date) as day
-    from retail.lines
+    from lines
 ),
 
 listed as (

@@ -6,7 +6,12 @@ owner = "forecasting"
 description = "Whether the whole shop sells more than it did: what an item's own noise hides"
 --- */
 -- Steps as in sales_windows.sql, which says why.
-with goods as (
+with lines as (
+    select *
+    from retail.lines
+),
+
+goods as (
     select distinct
         upper(stock_code) as item_id,
         cast(invoice_date as date) as day,
@@ -17,7 +22,7 @@ with goods as (
         country,
         quantity,
         unit_price
-    from retail.lines
+    from lines
     where unit_price > 0 and regexp_matches(stock_code, '^[0-9]{5}[A-Za-z]*$')
 ),
 
@@ -45,7 +50,7 @@ daily as (
 
 trading as (
     select distinct cast(invoice_date as date) as day
-    from retail.lines
+    from lines
 ),
 
 shop as (

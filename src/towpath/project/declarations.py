@@ -86,7 +86,8 @@ class TrainingHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     weight: Column | None = None
     """How much a row counts in metrics; 1 unless given."""
     lookback: Duration = "7d"
-    """How far before ``--as-of`` the batch path looks for the newest moment of prediction."""
+    """How far before ``--as-of`` the batch path looks for the newest moment of prediction, and how long after its target
+    time a label may become known to be collected. It reaches the SQL as ``:since``; SQL without it is read whole."""
 
     @property
     def keys(self) -> tuple[str, ...]:
