@@ -62,6 +62,23 @@ def train(
         for name, metric in platform.project.metrics.items()
         if name in {declaration.gate.metric, *declaration.gate.beside}
     }
+    number = 0
+
+    def publish(trained: "Trained") -> int:
+        nonlocal number
+        claims.claim_model(
+            platform.objects,
+            handle.name,
+            project=project.name,
+            team=project.team,
+            by=platform.who,
+            clock=platform.clock,
+        )
+        number = versions.next_version(platform.objects, handle.name, run_id=trained.run_id)
+        manifest = _manifest(handle, trained, locks, number)
+        versions.publish(platform.objects, manifest, _files(handle, trained), platform.signer)
+        return number
+
     trained = training.run(
         table,
         runs=platform.runs,
@@ -77,22 +94,10 @@ def train(
         sample_share=sample_share,
         on_line=on_line,
         variables=platform.variables,
+        publish=publish,
     )
-    claims.claim_model(
-        platform.objects, handle.name, project=project.name, team=project.team, by=platform.who, clock=platform.clock
-    )
-    number = versions.next_version(platform.objects, handle.name, run_id=trained.run_id)
-    files: dict[str, bytes | Path] = {
-        trained.artefact.file.path: trained.folder / trained.artefact.file.path,
-        "code.zip": trained.folder / "code.zip",
-        "holdout.parquet": trained.folder / "holdout.parquet",
-        "training.sql": folder.training.query.text.encode(),
-    }
-    if folder.golden is not None:
-        files["golden.jsonl"] = folder.golden.read_bytes()
-    versions.publish(platform.objects, _manifest(handle, trained, locks, number), files, platform.signer)
     platform.__dict__.pop("trusted", None)  # the first version may have made the key
-    platform.runs.note(trained.run_id, version=number, folder="")
+    platform.runs.note(trained.run_id, folder="")
     shutil.rmtree(trained.folder, ignore_errors=True)
     return TrainedVersion(
         model=handle.name,
@@ -113,6 +118,20 @@ def spine_parameters(handle: "ModelHandle") -> dict[str, object]:
     """Everything known up to the platform's moment."""
     now = handle.platform.now()
     return {"as_of": now, "since": BEGINNING, "until": now}
+
+
+def _files(handle: "ModelHandle", trained: "Trained") -> dict[str, bytes | Path]:
+    """What a version holds beside its manifest."""
+    folder = handle.folder
+    files: dict[str, bytes | Path] = {
+        trained.artefact.file.path: trained.folder / trained.artefact.file.path,
+        "code.zip": trained.folder / "code.zip",
+        "holdout.parquet": trained.folder / "holdout.parquet",
+        "training.sql": folder.training.query.text.encode(),
+    }
+    if folder.golden is not None:
+        files["golden.jsonl"] = folder.golden.read_bytes()
+    return files
 
 
 def _training_set(handle: "ModelHandle") -> "pa.Table":

@@ -71,6 +71,7 @@ def run(
     seed: int | None = None,
     on_line: Callable[[str], None] | None = None,
     variables: Mapping[str, str] | None = None,
+    publish: Callable[["Trained"], int] | None = None,
 ) -> Trained:
     """Train a model in a job of its own and measure it on the holdout.
 
@@ -90,9 +91,10 @@ def run(
         seed: For everything random; the declared one unless given.
         on_line: Called with each line that the user's code prints, as it prints it.
         variables: Where the values of the declared variables come from; `os.environ` unless given.
+        publish: Makes it a version and gives its number. It is part of the run: one that dies in it is not done.
 
     Returns:
-        The model, where it came from and how good it is. Publishing is somebody else's.
+        The model, where it came from and how good it is.
 
     Raises:
         ModelError: The user's code failed; holds the traceback of the user's own lines.
@@ -160,8 +162,10 @@ def run(
         )
         for name in (handover.TRAIN, handover.MEASURE, handover.TASK, handover.RESULT):
             (folder / name).unlink()
+        version = None if publish is None else publish(trained)
         runs.finish(
             opened.run_id,
+            version=version,
             metrics=trained.training.metrics,
             segments=[msgspec.to_builtins(segment) for segment in trained.segments],
         )
