@@ -59,7 +59,7 @@ class TowpathError(Exception):
 
     Example:
         >>> str(RefusedError("demand@3 was not promoted.", where="model.toml", mend="tow gate demand@3"))
-        'demand@3 was not promoted.\\n  where: model.toml\\n  mend:  tow gate demand@3'
+        'demand@3 was not promoted.\n  where: model.toml\n  mend:  tow gate demand@3'
     """
 
     code: ClassVar[str] = "error"

@@ -1,4 +1,4 @@
-"""What runs inside the training job: the user's ``train``, its result saved, loaded again and measured as it will be served."""
+"""What runs inside the training job: the user's ``train``, and its result saved, loaded again and measured."""
 
 import os
 import random
