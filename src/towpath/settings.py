@@ -13,7 +13,19 @@ from msgspec import Meta
 from towpath.errors import ProjectError, nearest
 from towpath.types import Name
 
-__all__ = ["ServingSettings", "Settings", "StoreSettings", "WarehouseSettings", "load", "masked", "secret"]
+__all__ = [
+    "AlertSettings",
+    "ClockSettings",
+    "ConsoleSettings",
+    "ProjectSettings",
+    "ServingSettings",
+    "Settings",
+    "StoreSettings",
+    "WarehouseSettings",
+    "load",
+    "masked",
+    "secret",
+]
 
 _PREFIX = "TOWPATH__"
 Table = Mapping[str, object]
@@ -188,6 +200,11 @@ def masked(url: str) -> str:
 
 def secret(value: str, folder: Path, variables: Mapping[str, str] | None = None) -> str:
     """Resolve ``env:NAME`` and ``file:PATH``; anything else is the value itself.
+
+    Args:
+        value: Of a setting.
+        folder: What a relative path stands in.
+        variables: The process environment unless given.
 
     Raises:
         ProjectError: The variable is not set or the file cannot be read; the value itself is never in the text.

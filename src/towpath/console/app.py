@@ -1,7 +1,7 @@
 """The application: each page reads the request, asks one room, and shows the answer."""
 
-import math
 import contextlib
+import math
 import socket
 from collections.abc import Callable
 from datetime import datetime

@@ -25,7 +25,7 @@ from towpath.types import duration
 if TYPE_CHECKING:
     from towpath.platform import Platform
 
-__all__ = ["Demo", "Summary"]
+__all__ = ["Demo", "Progress", "Summary"]
 
 _MARK = ".towpath/demo.json"
 _CLOCK = ".towpath/clock"

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from towpath.warehouse import Warehouse
 
-__all__ = ["View", "ViewSource", "describe", "features_by_view", "lock", "view_of_lock"]
+__all__ = ["View", "ViewSource", "describe", "features_by_view", "lock", "online_table", "view_of_lock"]
 
 _PARAMETERS = ("as_of", "since", "until")
 
@@ -168,6 +169,7 @@ def lock(
     return tuple(locks)
 
 
+@lru_cache(256)
 def view_of_lock(kept: FeatureLock) -> View:
     """The view again, from what a version or a publication kept of it.
 
@@ -187,6 +189,10 @@ def view_of_lock(kept: FeatureLock) -> View:
 
 def features_by_view(views: Mapping[str, View], features: Sequence[str]) -> dict[str, list[str]]:
     """Sort features by view, in the order asked; ``view.*`` stands for all of them, a second mention for nothing.
+
+    Args:
+        views: By name; ``project/name`` for those of another project.
+        features: ``view.feature`` or ``view.*``.
 
     Raises:
         UnknownError: A view or a feature does not exist; the nearest name is offered.

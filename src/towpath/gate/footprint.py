@@ -11,7 +11,7 @@ import msgspec
 from towpath.errors import ModelError, TowpathError
 from towpath.gate.verdict import Footprint
 
-__all__ = ["arguments", "prepare", "read"]
+__all__ = ["arguments", "measure", "prepare", "read"]
 
 _CALLS = 200
 _ROUNDS = 3

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from towpath.project.declarations import OutputDeclaration
 
-__all__ = ["OutputCheck", "check_output", "wrong_rows"]
+__all__ = ["OutputCheck", "allowed", "check_output", "wrong_rows"]
 
 
 class OutputCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,6 +60,11 @@ def write_rows(objects: Objects, table: str, data: "pa.Table", *, name: str, clo
 def write_run(objects: Objects, run: Run, *, clock: Clock) -> None:
     """Write down that a run started, and again how it ended; its rows count once it is *done*.
 
+    Args:
+        objects: Where the journal lies.
+        run: As it stands now.
+        clock: Says on which day it is written.
+
     Raises:
         UnavailableError: The store cannot be written.
     """

@@ -28,6 +28,7 @@ __all__ = [
     "columns_from_tensor",
     "is_number",
     "rows_in",
+    "tensor_dtype",
 ]
 
 Columns = Mapping[str, NDArray[Any]]

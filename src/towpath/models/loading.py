@@ -19,7 +19,7 @@ from towpath.models.formats import sniff
 from towpath.models.manifest import Manifest
 from towpath.models.model import Model
 
-__all__ = ["load_file", "load_version"]
+__all__ = ["load_file", "load_version", "try_here"]
 
 _NATIVE: dict[str, Any] = {
     "lightgbm": lightgbm.LightGbm,

@@ -10,7 +10,7 @@ from towpath.models.columns import Columns
 from towpath.models.manifest import Field, Signature
 from towpath.types import OutputKind
 
-__all__ = ["Model", "Outputs", "kind_of", "output_fields"]
+__all__ = ["Model", "Outputs", "classified", "kind_of", "output_fields"]
 
 Outputs = dict[str, NDArray[Any]]
 """By name of the signature's outputs, the first is the prediction; the first dimension is the row."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from towpath.project import ModelFolder
     from towpath.registry.log import LogEntry
 
-__all__ = ["HistoryRow", "ModelHandle", "ModelRow", "Models", "VersionRow"]
+__all__ = ["HistoryRow", "ModelHandle", "ModelRow", "Models", "VersionRow", "history_rows", "version_rows"]
 
 _VERDICTS = {None: "not judged", True: "passed", False: "refused"}
 

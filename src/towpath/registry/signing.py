@@ -13,7 +13,7 @@ from towpath.errors import FormatError, ProjectError, RefusedError
 from towpath.registry.stored import decode, digest_of, encode
 from towpath.types import Digest
 
-__all__ = ["Seal", "Signer", "Trusted", "make_keys"]
+__all__ = ["Seal", "Signer", "Trusted", "key_id", "make_keys"]
 
 _PRIVATE = "signing.key"
 _PUBLIC = ".pub"

@@ -17,6 +17,7 @@ from towpath.registry.stored import decode, digest_of, digest_of_file, encode, p
 from towpath.stores.objects import Objects
 
 __all__ = [
+    "VersionClaim",
     "fetch",
     "manifest",
     "next_version",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from towpath.project.declarations import FallbackDeclaration
 
-__all__ = ["Work", "number_or_none"]
+__all__ = ["Work", "number_or_none", "subset"]
 
 _log = logging.getLogger("towpath.serving")
 _INFINITY = float("inf")

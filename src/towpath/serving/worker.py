@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from towpath.serving.served import Reader
     from towpath.stores.online import OnlineStore
 
-__all__ = ["Ports", "Worker", "WorkerConfig", "listening"]
+__all__ = ["Ports", "Worker", "WorkerConfig", "listening", "ready_line"]
 
 _log = logging.getLogger("towpath.serving")
 _FINISH_S = 30

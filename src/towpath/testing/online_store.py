@@ -5,7 +5,7 @@ from itertools import permutations
 
 from towpath.stores.online import OnlineStore
 
-__all__ = ["OnlineStoreContract"]
+__all__ = ["OnlineStoreContract", "value"]
 
 
 class OnlineStoreContract:

@@ -35,7 +35,8 @@ def scored(
 
     Returns:
         ``prediction`` and ``actual`` (double; null where they are no numbers), ``label`` and ``predicted_label`` (text),
-        ``weight`` (double), and every other column as it is, in the same row order.
+        ``weight`` (double), and every other column as it is, in the same row order. Of a ranking ``predicted_label`` is the
+        first item, and ``items`` (list of text) has all of them in order.
     """
     import pyarrow as pa
 
@@ -53,7 +54,11 @@ def scored(
         "predicted_label": _text(answer),
         "weight": weight.cast(pa.float64()).fill_null(1.0),
     }
-    others = [name for name in table.column_names if name not in _OWN]
+    if output.kind == "ranking":
+        rankings = [None if items is None else [str(item) for item in items] for items in answer.to_pylist()]
+        own["predicted_label"] = pa.array([items[0] if items else None for items in rankings], pa.string())
+        own["items"] = pa.array(rankings, pa.list_(pa.string()))
+    others = [name for name in table.column_names if name not in {*_OWN, *own}]
     return pa.table([*own.values(), *(table.column(name) for name in others)], names=[*own, *others])
 
 
@@ -103,7 +108,13 @@ def metrics_of(parts: Mapping[str, Parts], rows: NDArray[np.bool_] | None = None
 
 
 def segments_of(table: "pa.Table", header: TrainingHeader, parts: Mapping[str, Parts]) -> tuple[Segment, ...]:
-    """The metrics of each value of each segment column, in the order of the values."""
+    """The metrics of each value of each segment column, in the order of the values.
+
+    Args:
+        table: The rows, with the segment columns.
+        header: Names them.
+        parts: Metric → its numerators and denominators, in the order of the rows.
+    """
     found: list[Segment] = []
     for column in header.segments:
         values = np.array(_text(table.column(column)).fill_null("").to_pylist(), dtype=object)

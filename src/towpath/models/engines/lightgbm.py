@@ -37,7 +37,7 @@ from towpath.models.manifest import Field, Signature
 from towpath.models.model import Outputs, classified, kind_of, output_fields
 from towpath.types import OutputKind
 
-__all__ = ["LightGbm", "inspect", "open_booster"]
+__all__ = ["LightGbm", "inspect", "open_booster", "open_library"]
 
 _FLOAT64, _ROW_MAJOR, _NORMAL, _FROM_FIRST, _ALL = 1, 1, 0, 0, -1
 _ROW_BY_ROW = 8
