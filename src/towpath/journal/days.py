@@ -63,7 +63,7 @@ def write_run(objects: Objects, run: Run, *, clock: Clock) -> None:
     Args:
         objects: Where the journal lies.
         run: As it stands now.
-        clock: Says on which day it is written.
+        clock: Dates the manifests.
 
     Raises:
         UnavailableError: The store cannot be written.

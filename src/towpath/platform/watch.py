@@ -181,10 +181,10 @@ class Watch:
             raise UnknownError(f"There is no model '{model}'{nearest(model, names)}", mend="the fleet is at /")
         watched, history = member.watched, history_rows(platform, model)
         rows = version_rows(platform, model)
-        told: list[dict[str, Any]] = []
+        described: list[dict[str, Any]] = []
         for row in rows:
             verdicts = list(versions.verdicts(platform.objects, model, row.version, None).values())
-            told.append(msgspec.structs.asdict(row) | {"rules": verdicts[-1].rules if verdicts else ()})
+            described.append(msgspec.structs.asdict(row) | {"rules": verdicts[-1].rules if verdicts else ()})
         newest = versions.manifest(platform.objects, model, rows[0].version, None) if rows else None
         charter = newest.charter if newest else None
         entry = self._state(model)
@@ -204,7 +204,7 @@ class Watch:
             "answers": self._answers(model),
             "kills": entry.kills if entry else (),
             "incidents": self._as_they_stood(model)[:50],
-            "versions": told,
+            "versions": described,
             "history": list(reversed(history)),
         }
 
