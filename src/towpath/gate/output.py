@@ -29,13 +29,16 @@ def wrong_rows(values: NDArray[Any], declaration: OutputDeclaration) -> NDArray[
 
     Returns:
         Shape ``(n,)``. A number is wrong where it is not finite or outside ``low`` to ``high`` (a probability outside 0
-        to 1); a class where it is null or not among ``classes``; text and items where null; a vector where any part is.
+        to 1); a class where it is null or not among ``classes``; text where null; a vector where any part is; a ranking where
+        it is no list, is longer than ``top``, or an item is null or stands there twice.
 
     Example:
         >>> wrong_rows(np.array([1.0, -1.0, np.nan]), OutputDeclaration(low=0.0)).tolist()
         [False, True, True]
     """
-    if declaration.kind in {"class", "ranking", "text"}:
+    if declaration.kind == "ranking":
+        return np.array([not _is_ranking(items, declaration.top) for items in values.tolist()], dtype=bool)
+    if declaration.kind in {"class", "text"}:
         return _wrong_labels(values, declaration)
     if values.dtype.kind not in "fiub":
         values = _numbers(values)
@@ -78,6 +81,12 @@ def allowed(declaration: OutputDeclaration) -> str:
     """
     if declaration.classes:
         return "one of " + ", ".join(f"'{name}'" for name in declaration.classes)
+    if declaration.kind == "ranking":
+        return (
+            "a list of different items"
+            if declaration.top is None
+            else f"a list of at most {declaration.top} different items"
+        )
     low, high = declaration.low, declaration.high
     if declaration.kind == "probability":
         return "a probability from 0 to 1"
@@ -94,6 +103,13 @@ def _wrong_labels(values: NDArray[Any], declaration: OutputDeclaration) -> NDArr
     if not known:
         return np.array([any(_is_null(part) for part in row) for row in flat], dtype=bool)
     return np.array([any(str(part) not in known for part in row) for row in flat], dtype=bool)
+
+
+def _is_ranking(items: Any, top: int | None) -> bool:
+    if not isinstance(items, list):
+        return False
+    named = cast("list[Any]", items)
+    return (top is None or len(named) <= top) and None not in named and len(set(named)) == len(named)
 
 
 def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -147,16 +147,37 @@ def _fallbacks(
         if values is None or len(values) != rows:
             checks.append(check_fallback(link, output, rows=rows, values=values, error=error, one_row_ms=one_row_ms))
             continue
+        values = _one_a_row(values)
         good = ~wrong_rows(values, output)
         # A link may leave rows to the next one; what it must not do is answer all of them wrongly, or too late.
-        shown = values if not good.any() else np.where(good, values, values[good][0])
+        shown = values if not good.any() else _filled(values, good)
         checks.append(check_fallback(link, output, rows=rows, values=shown, error=error, one_row_ms=one_row_ms))
         if chain is None:
-            chain = np.full(rows, np.nan) if values.dtype.kind in "fiub" else np.full(rows, None, dtype=object)
-        take = open_rows & good
-        chain[take] = values[take]
-        open_rows &= ~good
+            number = values.dtype.kind in "fiub"
+            chain = np.full(values.shape, np.nan if number else None, dtype=np.float64 if number else object)
+        if chain.shape == values.shape:
+            take = open_rows & good
+            chain[take] = values[take]
+            open_rows &= ~good
     return tuple(checks), chain
+
+
+def _one_a_row(values: "NDArray[Any]") -> "NDArray[Any]":
+    """Lists of text or items as one object a row, whether they came as a matrix or as lists."""
+    if values.ndim == 1 or values.dtype.kind in "fiub":
+        return values
+    rows = np.empty(len(values), dtype=object)
+    for place, row in enumerate(values.tolist()):
+        rows[place] = row
+    return rows
+
+
+def _filled(values: "NDArray[Any]", good: "NDArray[np.bool_]") -> "NDArray[Any]":
+    """The rows that are no answer, with the first one that is."""
+    shown, first = values.copy(), values[int(good.argmax())]
+    for row in np.flatnonzero(~good):
+        shown[row] = first
+    return shown
 
 
 def _scores(
