@@ -180,7 +180,7 @@ def serve_file(
     if on_state is not None:
         on_state(state)
     from towpath.serving.deployments import Fixed
-    from towpath.serving.supervisor import Flusher
+    from towpath.serving.flusher import FlusherProcess
 
     config = WorkerConfig(
         settings=settings,
@@ -193,7 +193,7 @@ def serve_file(
         insecure_open=insecure_open,
     )
     worker = Worker(config, Fixed(deployment))
-    flusher = Flusher(config.journal, Objects(config.objects_url), clock=clock, every_s=settings.flush_s)
+    flusher = FlusherProcess(config.journal, config.objects_url, every_s=settings.flush_s)
 
     def ready(ports: Ports) -> None:
         flusher.start()
