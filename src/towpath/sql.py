@@ -213,7 +213,13 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         Args:
             dialect: A dialect of SQLGlot, such as ``duckdb`` or ``postgres``.
         """
-        return self.tree.sql(dialect=dialect, comments=False)
+        if dialect not in self._written:  # 2 ms each time, and a view is asked for day after day
+            self._written[dialect] = self.tree.sql(dialect=dialect, comments=False)
+        return self._written[dialect]
+
+    @cached_property
+    def _written(self) -> dict[str, str]:
+        return {}
 
     def check_parameters(self, allowed: Iterable[str]) -> None:
         """Refuse a parameter that nobody will bind.

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,10 +78,7 @@ def built_in(
         raise ProjectError(f"There is no built-in monitor '{unknown[0]}'{nearest(unknown[0], BUILT_IN)}")
     found: list[Monitor] = []
     for name in BUILT_IN:
-        query = Query.parse(
-            (resources.files("towpath.monitors") / "builtin" / f"{name}.sql").read_text("utf-8"),
-            f"towpath/monitors/builtin/{name}.sql",
-        )
+        query = _own(name)
         header = msgspec.convert(query.header, MonitorHeader)
         values = changed.get(name, {})
         strange = [key for key in values if key not in header.parameters]
@@ -117,6 +115,12 @@ def check(
         no other.
     """
     return tuple(_asked(engine, monitor, utc(as_of), ask) for monitor in monitors)
+
+
+@cache
+def _own(name: str) -> Query:
+    text = (resources.files("towpath.monitors") / "builtin" / f"{name}.sql").read_text("utf-8")
+    return Query.parse(text, f"towpath/monitors/builtin/{name}.sql")
 
 
 def _asked(engine: "Engine", monitor: Monitor, as_of: datetime, ask: Ask | None) -> Checked:

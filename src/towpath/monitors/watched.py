@@ -1,6 +1,8 @@
 """A model as monitors and the fleet page see it: who owns it, what it promised, and its metric row by row."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
@@ -76,7 +78,7 @@ def promises(verdicts: Iterable[Verdict]) -> tuple[Promise, ...]:
     return tuple(found)
 
 
-def register(engine: "Engine", models: Sequence[Watched]) -> None:
+def register(engine: "Engine", models: Sequence[Watched], *, since: datetime | None = None) -> None:
     """Add ``measured``, ``promised`` and ``unmeasured`` to an engine that has the journal's views.
 
     A metric that reads what the journal does not have stands in ``unmeasured`` with its error, so that one broken file
@@ -85,13 +87,14 @@ def register(engine: "Engine", models: Sequence[Watched]) -> None:
     Args:
         engine: After `towpath.journal.views`.
         models: Those that may be asked about.
+        since: Only what was predicted about this moment or a later one; all unless given.
     """
     import pyarrow as pa
 
     parts, broken = [measured(engine, [])], list[dict[str, str]]()
     for model in models:
         try:
-            parts.append(measured(engine, [model]))
+            parts.append(measured(engine, [model], since=since))
         except ProjectError as error:
             broken.append({"model": model.model, "metric": model.metric, "error": error.what})
     engine.register("measured", pa.concat_tables(parts))
@@ -100,7 +103,7 @@ def register(engine: "Engine", models: Sequence[Watched]) -> None:
     engine.register("unmeasured", pa.Table.from_pylist(broken, schema=pa.schema(fields)))
 
 
-def measured(engine: "Engine", models: Sequence[Watched]) -> "pa.Table":
+def measured(engine: "Engine", models: Sequence[Watched], *, since: datetime | None = None) -> "pa.Table":
     """The metric of each model on what really happened, row by row, for the answers given and for the fallback's.
 
     A metric is ``sum(numerator) / sum(denominator)`` over any rows: a segment, a day, a version.
@@ -108,6 +111,7 @@ def measured(engine: "Engine", models: Sequence[Watched]) -> "pa.Table":
     Args:
         engine: With the journal's views.
         models: One without a metric file has no rows here.
+        since: Only what was predicted about this moment or a later one; all unless given.
 
     Returns:
         What the row is about, and numerator, denominator, fallback_numerator and fallback_denominator (double), the
@@ -122,7 +126,7 @@ def measured(engine: "Engine", models: Sequence[Watched]) -> "pa.Table":
     for model in models:
         if model.query is None:
             continue
-        scored = engine.read(_scored_query(), {"project": model.project, "model": model.model})
+        scored = engine.read(_scored_query(), {"project": model.project, "model": model.model, "since": since})
         if not scored.num_rows:
             continue
         numerator, denominator = _ratio(engine, model.query, scored, "prediction")
@@ -162,6 +166,7 @@ def _with_segments(engine: "Engine") -> str:
     return f'select *{extra} from "scored rows"'
 
 
+@cache
 def _scored_query() -> Query:
     text = (resources.files("towpath.monitors") / "sql" / "scored.sql").read_text("utf-8")
     return Query.parse(text, "monitors/sql/scored.sql")

@@ -14,6 +14,7 @@ from towpath.monitors import Incident, Monitor, Watched
 from towpath.platform import shown
 from towpath.settings import masked, secret
 from towpath.sql import Query
+from towpath.types import duration
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,7 +133,8 @@ class Watch:
         asked = self._monitors([one for one in watched if model is None or one.model == model], model)
         engine = self._engine(since=platform.now() - _REACH)
         try:
-            monitors.register(engine, watched)
+            reach = max((duration(one.header.window) for one in asked), default=timedelta())
+            monitors.register(engine, watched, since=platform.now() - reach)
             checked = monitors.check(engine, asked, as_of=platform.now(), ask=platform.warehouse.read)
         finally:
             engine.close()
@@ -311,6 +313,7 @@ class Watch:
                 "from measured where source in ('champion', 'challenger') group by day order by day"
             )
             rows = engine.read(Query.parse(text)).to_pylist()
+            faults = engine.read(Query.parse("select error from unmeasured")).to_pylist()
         finally:
             engine.close()
         days: list[date] = [row["day"] for row in rows]
@@ -318,6 +321,7 @@ class Watch:
             "chart_days": days,
             "rows_a_day": [row["rows"] for row in rows],
             "series": {name: [row[name] for row in rows] for name in ("model", "fallback")},
+            "unmeasured": "; ".join(fault["error"] for fault in faults),
         }
 
     def _answers(self, model: str) -> list[dict[str, Any]]:

@@ -265,7 +265,7 @@ def _inlined(query: Query, parameters: Mapping[str, object]) -> str:
             return exp.cast(exp.Literal.string(utc(value).isoformat()), "timestamptz")
         return exp.convert(value)
 
-    return query.tree.copy().transform(literal).sql(dialect="duckdb", comments=False)
+    return query.tree.transform(literal).sql(dialect="duckdb", comments=False)
 
 
 def _outgoing(schema: "pa.Schema") -> "pa.Schema":

@@ -12,7 +12,13 @@ with pairs as (
     select
         p.prediction_id,
         p.item,
-        o as outcome
+        p.target_at,
+        o.metric,
+        (o.arrived_at, o.outcome_id) as arrival,
+        struct_pack(
+            actual := o.value, actual_label := o.label, weight := o.weight, happened_at := o.happened_at,
+            arrived_at := o.arrived_at, outcome_id := o.outcome_id
+        ) as outcome
     from predictions as p
     inner join outcomes as o
         on p.prediction_id = o.prediction_id and p.project = o.project and p.model = o.model
@@ -25,7 +31,13 @@ with pairs as (
     select
         p.prediction_id,
         p.item,
-        o as outcome
+        p.target_at,
+        o.metric,
+        (o.arrived_at, o.outcome_id) as arrival,
+        struct_pack(
+            actual := o.value, actual_label := o.label, weight := o.weight, happened_at := o.happened_at,
+            arrived_at := o.arrived_at, outcome_id := o.outcome_id
+        ) as outcome
     from predictions as p
     inner join outcomes as o
         on p.project = o.project and p.model = o.model and p.entity_key = o.entity_key and p.target_at = o.target_at
@@ -40,21 +52,22 @@ newest as (
     select
         prediction_id,
         item,
-        outcome.metric as metric,
-        arg_max(outcome, (outcome.arrived_at, outcome.outcome_id)) as outcome
+        target_at,
+        metric,
+        arg_max(outcome, arrival) as outcome
     from pairs
-    group by prediction_id, item, outcome.metric
+    group by prediction_id, item, target_at, metric
 )
 
 select
     p.*,
     n.metric,
-    n.outcome.value as actual,
-    n.outcome.label as actual_label,
+    n.outcome.actual as actual,
+    n.outcome.actual_label as actual_label,
     n.outcome.weight as weight,
     n.outcome.happened_at as happened_at,
     n.outcome.arrived_at as arrived_at,
     n.outcome.outcome_id as outcome_id
 from predictions as p
 inner join newest as n
-    on p.prediction_id = n.prediction_id and p.item is not distinct from n.item
+    on p.prediction_id = n.prediction_id and p.target_at = n.target_at and p.item is not distinct from n.item

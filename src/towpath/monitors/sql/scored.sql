@@ -1,5 +1,5 @@
 -- scored: what a metric reads, from the journal instead of the gate's holdout
--- takes   :project and :model text
+-- takes   :project and :model text, :since timestamp UTC (of what was predicted about) or null
 -- reads   matured
 -- gives   one row per matured prediction (item), in one order: prediction, actual double, label, predicted_label text, weight
 --         double, and what the row is about
@@ -28,4 +28,5 @@ where
     project = :project
     and model = :model
     and metric = 'outcome'
+    and (cast(:since as timestamptz) is null or target_at >= :since)
 order by predicted_at, prediction_id, position
