@@ -13,6 +13,8 @@ from towpath.console import application
 from towpath.errors import UnavailableError
 from towpath.fleet import FleetRow
 from towpath.monitors import Incident
+from towpath.platform.lifecycle import HistoryRow
+from towpath.registry.log import Kill
 from towpath.settings import ProjectSettings, Settings
 
 NOW = datetime(2026, 4, 22, 6, tzinfo=UTC)
@@ -66,6 +68,23 @@ INCIDENT = Incident(
     delivered_at=None,
 )
 
+TOLD: dict[str, Any] = {
+    "model": "demand",
+    "description": "",
+    "facts": {},
+    "metric": "waste_eur",
+    "row": ROW,
+    "chart_days": [],
+    "rows_a_day": [],
+    "series": {"model": [], "fallback": []},
+    "unmeasured": "",
+    "answers": [],
+    "kills": (),
+    "incidents": [],
+    "versions": [],
+    "history": [],
+}
+
 
 @dataclass
 class Watched:
@@ -73,6 +92,7 @@ class Watched:
 
     rows: tuple[FleetRow, ...] = ()
     open: tuple[Incident, ...] = ()
+    told: dict[str, Any] | None = None
     settings: Settings = SETTINGS
 
     @property
@@ -90,7 +110,9 @@ class Watched:
         return self.open
 
     def page(self, model: str) -> dict[str, Any]:
-        raise UnavailableError(f"The store of '{model}' is away.", mend="try again")
+        if self.told is None:
+            raise UnavailableError(f"The store of '{model}' is away.", mend="try again")
+        return TOLD | self.told
 
 
 def asked(watched: Watched, path: str = "/", method: Literal["GET", "POST"] = "GET") -> httpx.Response:
@@ -186,6 +208,48 @@ def test_a_store_that_is_away_is_a_page_that_says_so() -> None:
     assert answer.status_code == 503
     assert "is away" in answer.text
     assert "try again" in answer.text
+
+
+def test_a_model_about_which_nothing_is_known_says_so_in_every_part() -> None:
+    page = asked(Watched(told={}), "/models/demand").text
+    said = (
+        "No prediction is mature yet",
+        "Nobody called it",
+        "No incidents.",
+        "No versions yet.",
+        "Nothing happened yet.",
+    )
+    assert [one for one in said if one not in page] == []
+
+
+def test_a_metric_that_the_journal_cannot_answer_says_why_it_is_not_drawn() -> None:
+    page = asked(Watched(told={"unmeasured": "There is no column 'cost_eur'."}), "/models/demand").text
+    assert "There is no column &#39;cost_eur&#39;." in page
+    assert "No prediction is mature yet" not in page
+
+
+def test_a_killed_model_says_who_why_where_and_how_to_revive_it() -> None:
+    kill = Kill(because="odd <numbers>", by="ana", at=NOW, segment="price_band=high")
+    page = asked(Watched(told={"kills": (kill,)}), "/models/demand").text
+    for part in ("odd &lt;numbers&gt;", "by ana", "price_band=high", "tow revive demand"):
+        assert part in page
+
+
+def test_an_override_is_visible_in_the_history_for_ever() -> None:
+    entry = HistoryRow(
+        revision=1,
+        at=NOW,
+        kind="promoted",
+        version=3,
+        champion=3,
+        by="ana",
+        because="a launch",
+        override=True,
+        verdict=None,
+    )
+    page = asked(Watched(told={"history": [entry]}), "/models/demand").text
+    assert "promoted @3" in page
+    assert ">override<" in page
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/static/nothing.css", "/models/a/b"])
