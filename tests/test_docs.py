@@ -259,6 +259,34 @@ def test_commands_in_the_docs_exist_with_their_options(block: Block) -> None:
         assert given <= known, f"{name} takes no {given - known}"
 
 
+def texts() -> Iterator[tuple[str, str]]:
+    """Where → a text of the package or the examples: each string of a Python file, each line of any other."""
+    for path in sorted([*(ROOT / "src").rglob("*"), *(ROOT / "examples").rglob("*")]):
+        where = path.relative_to(ROOT)
+        if path.suffix == ".py":
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield f"{where}:{node.lineno}", node.value
+        elif path.suffix in {".sql", ".toml", ".html", ".md"}:
+            for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+                yield f"{where}:{number}", line
+
+
+def test_commands_that_errors_and_monitors_advise_exist() -> None:
+    wrong: list[str] = []
+    for where, text in texts():
+        for advice in re.finditer(r"\btow ([a-z][a-z ]*)([^,;.`\n]*)", text):
+            name = "tow"
+            for word in advice[1].split():
+                if f"{name} {word}" not in COMMANDS:
+                    break
+                name += f" {word}"
+            known = {option for parameter in COMMANDS[name].params for option in parameter.opts} | {"--help"}
+            given = set(re.findall(r"--[a-z][a-z-]+", advice[2]))
+            wrong += [f"{where}: {advice[0]}"] if name == "tow" or given - known else []
+    assert wrong == []
+
+
 # Every way leads somewhere
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
