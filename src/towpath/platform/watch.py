@@ -201,9 +201,7 @@ class Watch:
             "description": newest.description if newest else "",
             "facts": facts,
             "metric": watched.metric or "metric",
-            "row": self._row(member),
-            **self._series(watched),
-            "answers": self._answers(model),
+            **self._happened(member),
             "kills": entry.kills if entry else (),
             "incidents": self._as_they_stood(model)[:50],
             "versions": described,
@@ -281,12 +279,13 @@ class Watch:
             )
         return found
 
-    def _row(self, member: Member) -> FleetRow:
-        """What the fleet page says of this one."""
-        platform = self._platform
-        engine = self._engine(since=platform.now() - _REACH)
+    def _happened(self, member: Member) -> dict[str, Any]:
+        """What the journal says of one model: its row of the fleet, the metric by day, who answered."""
+        now, watched = self._platform.now(), member.watched
+        engine = self._engine(since=now - _REACH)
         try:
-            return fleet.rows(engine, [member], self.incidents(member.watched.model), as_of=platform.now())[0]
+            row = fleet.rows(engine, [member], self.incidents(watched.model), as_of=now)[0]
+            return {"row": row, **_by_day(engine, watched), "answers": _who_answered(engine, watched.model, now)}
         finally:
             engine.close()
 
@@ -301,34 +300,32 @@ class Watch:
             if one.opened_at <= now
         ]
 
-    def _series(self, watched: Watched) -> dict[str, Any]:
-        """The metric by day of prediction, of the model's own answers and of the fallback beside them."""
-        engine = self._engine(since=self._platform.now() - _REACH)
-        try:
-            monitors.register(engine, [watched])
-            text = (
-                "select cast(predicted_at as date) as day, count(*) as rows, "
-                "sum(numerator) / nullif(sum(denominator), 0) as model, "
-                "sum(fallback_numerator) / nullif(sum(fallback_denominator), 0) as fallback "
-                "from measured where source in ('champion', 'challenger') group by day order by day"
-            )
-            rows = engine.read(Query.parse(text)).to_pylist()
-            faults = engine.read(Query.parse("select error from unmeasured")).to_pylist()
-        finally:
-            engine.close()
-        days: list[date] = [row["day"] for row in rows]
-        return {
-            "chart_days": days,
-            "rows_a_day": [row["rows"] for row in rows],
-            "series": {name: [row[name] for row in rows] for name in ("model", "fallback")},
-            "unmeasured": "; ".join(fault["error"] for fault in faults),
-        }
 
-    def _answers(self, model: str) -> list[dict[str, Any]]:
-        now = self._platform.now()
-        text = (
-            "select source, reason, version, count(distinct prediction_id) as rows, "
-            "count(distinct prediction_id) / sum(count(distinct prediction_id)) over () as share "
-            "from predictions where model = :model group by all order by rows desc"
-        )
-        return self.ask(text, {"model": model}, since=now - _WEEK).to_pylist()
+def _by_day(engine: "Engine", watched: Watched) -> dict[str, Any]:
+    """The metric by day of prediction, of the model's own answers and of the fallback beside them."""
+    monitors.register(engine, [watched])
+    text = (
+        "select cast(predicted_at as date) as day, count(*) as rows, "
+        "sum(numerator) / nullif(sum(denominator), 0) as model, "
+        "sum(fallback_numerator) / nullif(sum(fallback_denominator), 0) as fallback "
+        "from measured where source in ('champion', 'challenger') group by day order by day"
+    )
+    rows = engine.read(Query.parse(text)).to_pylist()
+    faults = engine.read(Query.parse("select error from unmeasured")).to_pylist()
+    days: list[date] = [row["day"] for row in rows]
+    return {
+        "chart_days": days,
+        "rows_a_day": [row["rows"] for row in rows],
+        "series": {name: [row[name] for row in rows] for name in ("model", "fallback")},
+        "unmeasured": "; ".join(fault["error"] for fault in faults),
+    }
+
+
+def _who_answered(engine: "Engine", model: str, now: datetime) -> list[dict[str, Any]]:
+    """Rows of the last week by source, reason and version, most first."""
+    text = (
+        "select source, reason, version, count(distinct prediction_id) as rows, "
+        "count(distinct prediction_id) / sum(count(distinct prediction_id)) over () as share "
+        "from predictions where model = :model and predicted_at >= :since group by all order by rows desc"
+    )
+    return engine.read(Query.parse(text), {"model": model, "since": now - _WEEK}).to_pylist()
