@@ -1,5 +1,6 @@
 """What breaks around a running server: disks, stores, workers, promotions. Answers go on, and what was acknowledged is kept."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -57,18 +58,9 @@ def test_a_full_disk_costs_records_that_are_counted_and_no_answer(
     with Server("--project", project, log=tmp_path / "log") as server:
         (before,) = server.ask(ROW)
         # when the disk fills up
-        with (small_disk / "filler").open("wb") as filler:
-            try:
-                while True:
-                    filler.write(bytes(4_096))
-                    filler.flush()
-            except OSError:
+        with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4_096)):
                 pass
-            finally:
-                try:
-                    filler.close()
-                except OSError:
-                    os.close(os.open(small_disk, os.O_RDONLY))
         for _ in range(100):
             assert server.ask(*[{"item_id": "item_01"}] * 50)[0]["source"] == "champion"
         # then what is not written is counted, and an outcome is not acknowledged
@@ -81,9 +73,13 @@ def test_a_full_disk_costs_records_that_are_counted_and_no_answer(
         assert (got.status_code, got.headers["retry-after"]) == (503, "1"), got.text
         # and with room again it is written again
         (small_disk / "filler").unlink()
-        after = eventually(
-            lambda: (answered := server.ask(ROW)) and server.metric("towpath_journal_dropped") == dropped and answered
-        )
+
+        def written() -> list[dict[str, object]] | None:
+            dropped = server.metric("towpath_journal_dropped")
+            answered = server.ask(ROW)
+            return answered if server.metric("towpath_journal_dropped") == dropped else None
+
+        after = eventually(written)
         assert httpx.post(f"{server.url}/outcomes/demand", json=outcome, timeout=20).status_code == 202
     kept = journalled(project)
     assert {before["prediction_id"], after[0]["prediction_id"]} <= kept
