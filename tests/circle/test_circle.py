@@ -195,3 +195,15 @@ def test_a_copy_of_a_project_answers_the_same(prepared: Path, project: Path, tmp
     other = copied(prepared, tmp_path / "other")
     asked = ("try", "demand", '{"item_id": "item_03"}', "--json", "--project")
     assert inside(*asked, other).json["prediction"] == inside(*asked, project).json["prediction"]
+
+
+def test_one_online_row_is_shown_with_its_age_and_why_a_value_is_missing(project: Path) -> None:
+    get = ("features", "get", "item_sales", "--json", "--project", project, "--key")
+    there, nobody = inside(*get, "item_01").json, inside(*get, "nobody").json
+    assert there["missing"] == {}
+    assert there["age"].endswith(("h", "d"))
+    assert there["item_sales.price_eur"] > 0
+    assert nobody["age"] == "never"
+    assert nobody["missing"]["item_sales.price_eur"] == "no row for this key that is younger than 3d"
+    expired = inside(*get, "item_01", "--as-of", (SystemClock().now() + timedelta(days=9)).isoformat()).json
+    assert expired["missing"].keys() == set(GOOD)

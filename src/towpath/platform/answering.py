@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from towpath.serving.deployment import Deployment
     from towpath.serving.served import Reader
 
-__all__ = ["Collected", "Predicted", "Tried", "collect", "predict", "try_row"]
+__all__ = ["Collected", "Predicted", "Tried", "age_text", "collect", "predict", "try_row"]
 
 _CHUNK_ROWS = 20_000
 """Rows of one call in the batch path; bounds memory."""
@@ -138,7 +138,7 @@ def try_row(handle: "ModelHandle", row: Mapping[str, object], *, version: int | 
         prepared = served.from_rows([row], now_us)
         values = {name: _plain(prepared.columns[name][0]) for name in served.names}
         if prepared.online is not None:
-            age = {view: _age(now_us, int(event[0])) for view, event in prepared.online.event_us.items()}
+            age = {view: age_text(now_us, int(event[0])) for view, event in prepared.online.event_us.items()}
     features_ms = (time.perf_counter() - started) * 1e3
     responder = Responder(_Live({handle.name: deployment}), clock=handle.platform.clock)
     started = time.perf_counter()
@@ -442,7 +442,13 @@ def _collected_until(platform: "Platform", model: str) -> datetime | None:
     return next((since for since in found if since is not None), None)
 
 
-def _age(now_us: int, event_us: int) -> str:
+def age_text(now_us: int, event_us: int) -> str:
+    """How old a value is, in the unit that a person would take; ``never`` where there is none.
+
+    Example:
+        >>> age_text(7_200_000_000, 0), age_text(0, -1)
+        ('2.0h', 'never')
+    """
     if event_us < 0:
         return "never"
     seconds = (now_us - event_us) / 1e6

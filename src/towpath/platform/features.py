@@ -1,7 +1,7 @@
 """Feature views of a project: training sets, the online table, reads, publishing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from towpath.features import Built, View
+    from towpath.features import Built, OnlineReader, View
     from towpath.models.manifest import FeatureLock
     from towpath.platform.opened import Platform
     from towpath.project import Project
@@ -203,6 +203,9 @@ class Features:
     def get(self, view: str, key: Sequence[object]) -> dict[str, object]:
         """One online row: its values, event time and age, and why a value is missing.
 
+        Returns:
+            ``view.feature`` → value, then ``event_time``, ``age`` and ``missing`` (feature → why; empty where all are there).
+
         Raises:
             InputError: The key has another number of parts than the view's entity.
         """
@@ -212,8 +215,24 @@ class Features:
                 f"'{view}' is keyed by {', '.join(described.header.keys)}; {len(key)} part(s) were given.",
                 mend="--key once for each column, in that order",
             )
-        read = self.read([f"{view}.*"], {name: [part] for name, part in zip(described.header.keys, key, strict=True)})
-        return {name: (None if value[0] is None or value[0] != value[0] else value[0]) for name, value in read.items()}
+        from towpath.platform.answering import age_text
+
+        keys = {name: [part] for name, part in zip(described.header.keys, key, strict=True)}
+        now_us = micros(self._platform.now())
+        found = self._reader([f"{view}.*"]).read(keys, 1, now_us)
+        event_us = next(iter(found.event_us.values())).item()
+        gone = (
+            f"no row for this key that is younger than {described.header.ttl}"
+            if described.header.ttl
+            else "no row for this key"
+        )
+        event = None if event_us < 0 else datetime.fromtimestamp(event_us / 1e6, tz=UTC)
+        return {
+            **{name: None if values[0] != values[0] else values[0] for name, values in found.columns.items()},
+            "event_time": event,
+            "age": age_text(now_us, event_us),
+            "missing": dict.fromkeys(found.missing[0], gone if event is None else "null in the row"),
+        }
 
     def read(self, features: Sequence[str], keys: Mapping[str, Sequence[object]]) -> "dict[str, np.ndarray]":
         """Online values for many keys at once; columns in, columns out.
@@ -222,11 +241,13 @@ class Features:
             features: ``view.feature`` or ``view.*``.
             keys: Key column → one value a row.
         """
+        count = len(next(iter(keys.values())))
+        return dict(self._reader(features).read(keys, count, micros(self._platform.now())).columns)
+
+    def _reader(self, features: Sequence[str]) -> "OnlineReader":
         from towpath.features import OnlineReader
 
-        reader = OnlineReader(self._platform.online, self.locks(features))
-        count = len(next(iter(keys.values())))
-        return dict(reader.read(keys, count, micros(self._platform.now())).columns)
+        return OnlineReader(self._platform.online, self.locks(features), self._platform.settings.project.name)
 
     def _publish(self, view: "View") -> None:
         from towpath.registry import claims
