@@ -207,3 +207,47 @@ def test_one_online_row_is_shown_with_its_age_and_why_a_value_is_missing(project
     assert nobody["missing"]["item_sales.price_eur"] == "no row for this key that is younger than 3d"
     expired = inside(*get, "item_01", "--as-of", (SystemClock().now() + timedelta(days=9)).isoformat()).json
     assert expired["missing"].keys() == set(GOOD)
+
+
+@pytest.mark.slow
+def test_history_is_replayed_day_by_day_and_nothing_counts_twice(tmp_path: Path) -> None:
+    # given a model that was promoted three weeks ago, as far as every command can tell
+    folder = begin(tmp_path / "shop")
+    then = SystemClock().now() - timedelta(days=21)
+
+    def at(days: float) -> tuple[object, ...]:
+        return ("--as-of", (then + timedelta(days=days)).isoformat(), "--project", folder)
+
+    inside("features", "build", *at(0))
+    inside("train", "demand", *at(0))
+    inside("promote", "demand", "--override", "--because", "a replay", *at(0))
+    # when it predicts on three days, on one of them twice, and the labels come in, twice too
+    for day in (0, 1, 1.001, 2):
+        assert inside("predict", "demand", "--json", *at(day)).json["by_source"] == {"champion": 24}
+    inside("outcomes", "demand", *at(5))  # of mornings before the first prediction
+    assert rows_of(folder, "select * from matured", *at(5)[:2]) == []
+    first = inside("outcomes", "demand", "--json", *at(12)).json
+    again = inside("outcomes", "demand", "--json", *at(12)).json
+    assert first["rows"] > 0
+    assert again["rows"] == 0
+    # then each prediction has matured once
+    counted = (
+        "select count(*) as n, count(distinct prediction_id) as ids, count(distinct predicted_at) as days from matured"
+    )
+    assert rows_of(folder, counted, *at(12)[:2]) == [{"n": 72, "ids": 72, "days": 3}]
+    (row,) = inside("fleet", "--json", *at(12)).json
+    assert row["matured_rows"] == 72
+    assert 0 < row["metric_value"] < 1
+    assert 0 < row["fallback_value"] < 1
+    # and what the model did not know then is not known to a later look at then
+    assert rows_of(folder, "select count(*) as n from predictions", *at(1.0005)[:2]) == [{"n": 48}]
+    # and a day on which it did not run is found, and closed when it ran
+    found = {check["monitor"]: check for check in inside("monitor", "run", "--json", *at(4), expect=1).json}
+    assert found["did_it_run"]["status"] == "failing"
+    inside("predict", "demand", *at(4))
+    found = {check["monitor"]: check for check in inside("monitor", "run", "--json", *at(4.01), expect=None).json}
+    assert found["did_it_run"]["status"] == "ok"
+    incidents = inside("monitor", "incidents", "--json", "--project", folder).json
+    assert [(one["monitor"], one["status"]) for one in incidents if one["monitor"] == "did_it_run"] == [
+        ("did_it_run", "closed")
+    ]
