@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from circle_stand import Load, Server, copied, eventually, inside, rows_of
+from circle_stand import TOW, Load, Server, copied, environment, eventually, inside, rows_of
 from msgspec.structs import replace
 
 from towpath.clock import SystemClock
@@ -190,3 +190,37 @@ def test_killed_workers_lose_no_acknowledged_answer(project: Path, tmp_path: Pat
     assert len({row["prediction_id"] for row in load.acknowledged}) == len(load.acknowledged)
     assert {row["prediction_id"] for row in load.acknowledged} <= journalled(project)
     assert {row["source"] for row in load.acknowledged} == {"champion"}
+
+
+@pytest.mark.parametrize("after_s", [0.6, 1.1, 1.6])
+def test_a_server_that_is_interrupted_while_it_starts_leaves_nothing_behind(
+    project: Path, tmp_path: Path, after_s: float
+) -> None:
+    # given a server whose supervisor goes somewhere between its first import and its workers' first answer
+    with (tmp_path / "log").open("w") as log:
+        starting = subprocess.Popen(
+            [*TOW, "serve", "--project", str(project), "--port", "0", "--grpc-port", "0"],
+            stdout=log,
+            stderr=log,
+            env=environment(),
+            start_new_session=True,
+        )
+        time.sleep(after_s)
+        starting.send_signal(signal.SIGINT)
+        assert starting.wait(60) in {0, 130, -signal.SIGINT}
+    # then its workers end by themselves, without a word about it
+    eventually(lambda: not workers_with(tmp_path / "log"))
+    assert "BrokenPipe" not in (tmp_path / "log").read_text()
+    assert "Event loop is closed" not in (tmp_path / "log").read_text()
+
+
+def workers_with(log: Path) -> list[str]:
+    """Workers that still have a file open as their stderr."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"serving.child" in (process / "cmdline").read_bytes() and (process / "fd" / "2").readlink() == log:
+                found.append(process.name)
+        except OSError:
+            continue
+    return found

@@ -4,6 +4,7 @@ import os
 import pickle
 import struct
 import sys
+from contextlib import suppress
 
 from towpath.errors import TowpathError
 from towpath.serving.logs import configure
@@ -27,7 +28,8 @@ def main() -> int:
         configure()
 
     def say(ports: Ports) -> None:
-        os.write(ready, ready_line(ports))
+        with suppress(BrokenPipeError):  # the supervisor went while we started; the end of our stdin says it, too
+            os.write(ready, ready_line(ports))
 
     try:
         return Worker(config).run(say, until_eof=True)
