@@ -57,6 +57,42 @@ def test_only_the_rows_that_are_wrong_fall_back(wrong: list[float]) -> None:
     assert journal.records[0].rows.source == [row.source for row in rows]
 
 
+@given(refused=st.lists(st.booleans(), min_size=2, max_size=40), inline=st.booleans())
+def test_a_row_that_the_model_raises_on_falls_alone(refused: list[bool], inline: bool) -> None:
+    # given a model that raises as soon as one row of a call is negative
+    def predict(columns: Any) -> dict[str, Any]:
+        if (columns["a"] < 0).any():
+            raise ValueError("negative")
+        return {"prediction": columns["a"]}
+
+    served = Served(a_manifest(fallback=(ZERO,)), PlainModel(predict=predict, inline=inline))
+    responder, journal = responding(deployed(served))
+    # when at most two rows of many are (each takes two calls for every halving)
+    given_rows = [
+        {"a": -1.0 if bad and sum(refused[:at]) < 2 else float(at), "b": 0.0} for at, bad in enumerate(refused)
+    ]
+    rows = responder.answer("demand", given_rows).predictions
+    # then only these fall back, and the journal says the same
+    for given, row in zip(given_rows, rows, strict=True):
+        good = given["a"] >= 0
+        assert (row.source, row.reason) == (("champion", "ok") if good else ("fallback:zero", "wrong"))
+        assert row.prediction == (given["a"] if good else 0.0)
+    assert journal.records[0].rows.source == [row.source for row in rows]
+
+
+def test_a_model_that_always_raises_is_not_asked_for_each_row() -> None:
+    calls: list[int] = []
+
+    def predict(columns: Any) -> dict[str, Any]:
+        calls.append(len(columns["a"]))
+        raise ValueError("always")
+
+    served = Served(a_manifest(fallback=(ZERO,)), PlainModel(predict=predict))
+    rows = responding(deployed(served))[0].answer("demand", [ROW] * 1_000).predictions
+    assert {(row.source, row.reason) for row in rows} == {("fallback:zero", "wrong")}
+    assert len(calls) <= 33
+
+
 @pytest.mark.parametrize("inline", [True, False])
 def test_an_exception_and_a_wrong_shape_fall_back(inline: bool) -> None:
     def broken(columns: Any) -> dict[str, Any]:

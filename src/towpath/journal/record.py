@@ -206,6 +206,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: int | None
     as_of: datetime
+    """The moment of prediction of its rows; a later run of the same moment replaces it."""
     started_at: datetime
     finished_at: datetime | None = None
     status: str = "running"
