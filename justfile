@@ -34,6 +34,11 @@ test:
 docs:
     uv run pytest -q tests/test_docs.py
 
+# write the pages of docs/reference that are made from the code
+reference:
+    uv run python -m towpath.project.reference docs/reference
+    uv run python -m towpath.cli.reference docs/reference
+
 # thousands of random cases and minutes of load; before an issue is called resolved
 nightly:
     uv run pytest -m nightly

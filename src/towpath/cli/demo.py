@@ -38,7 +38,7 @@ def command(folder: Path, no_wait: bool, port: int, data: Path | None) -> None:
     An existing demo is continued, a folder of somebody else's is refused. Without --no-wait it serves until Ctrl-C.
     """
     if data is not None:
-        _replay(folder, data)
+        _replay(folder, data, no_wait=no_wait)
         return
     from towpath.demo.drive import Demo
 
@@ -110,6 +110,26 @@ def _wait(demo: "Demo", platform: "Platform") -> None:
     run(platform, host="127.0.0.1", port=8090, ready=ready)
 
 
-def _replay(folder: Path, data: Path) -> None:
-    del folder, data
-    raise click.UsageError("--data is not there yet")
+def _replay(folder: Path, data: Path, *, no_wait: bool) -> None:
+    """Eight weeks of a real shop, day by day; then its console, until Ctrl-C."""
+    from towpath.demo.replay import as_facts, as_rows, replay
+
+    replayed = replay(folder, data=data, progress=_sayer())
+    if as_json_asked():
+        show(replayed)
+    else:
+        show(as_rows(replayed), title="answers that came true, and the heuristic on the same rows")
+        click.echo()
+        show(as_facts(replayed))
+    if no_wait:
+        return
+    from towpath.console import run
+    from towpath.platform import Platform
+
+    with Platform.open(folder).at(replayed.until) as platform:
+        run(
+            platform,
+            host="127.0.0.1",
+            port=8090,
+            ready=lambda address: click.echo(f"\nopen\n  {address}\n\nCtrl-C ends it."),
+        )

@@ -261,7 +261,10 @@ class Watch:
 
     def _monitors(self, watched: list[Watched], model: str | None) -> list[Monitor]:
         project = self._platform.project
-        found = [monitor for one in watched for monitor in monitors.built_in(one)]
+        # A file of the same name stands in for the built-in one: copied, changed, and nothing cries twice.
+        own = {(file.header.model, name.rpartition("/")[2]) for name, file in project.monitors.items()}
+        built_in = [monitor for one in watched for monitor in monitors.built_in(one)]
+        found = [monitor for monitor in built_in if (monitor.model, monitor.name) not in own]
         for name, file in project.monitors.items():
             about = file.header.model or ""
             if model is not None and about != model:
