@@ -77,6 +77,7 @@ dense as (
     select
         l.item_id,
         t.day,
+        t.day - date '2010-01-01' as nth, -- windows over whole numbers take two thirds of the time of those over dates
         l.first_day,
         coalesce(d.units, 0) as units,
         coalesce(d.largest_order, 0) as largest_order,
@@ -100,7 +101,7 @@ select
     cast(day - first_day as double) as days_listed
 from dense
 window
-    w7 as (partition by item_id order by day range between interval 6 days preceding and current row),
-    w28 as (partition by item_id order by day range between interval 27 days preceding and current row),
-    w56 as (partition by item_id order by day range between interval 55 days preceding and current row)
+    w7 as (partition by item_id order by nth range between 6 preceding and current row),
+    w28 as (partition by item_id order by nth range between 27 preceding and current row),
+    w56 as (partition by item_id order by nth range between 55 preceding and current row)
 qualify sum(units) over w28 > 0

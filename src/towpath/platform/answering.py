@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collected", "Predicted", "Tried", "age_text", "collect", "predict", "try_row"]
 
+_TODAY = timedelta(days=1)
 _CHUNK_ROWS = 20_000
 """Rows of one call in the batch path; bounds memory."""
 _TO = (".parquet", ".csv", ".jsonl")
@@ -266,20 +267,22 @@ def _gaps(values: "NDArray[Any]") -> "NDArray[np.bool_]":
 def _newest_rows(handle: "ModelHandle") -> "pa.Table":
     """Rows of the spine at its newest moment within the header's lookback before now."""
     platform, header = handle.platform, handle.folder.training.header
-    now = platform.now()
-    since = now - duration(header.lookback)
-    parameters = {"as_of": now, "since": since, "until": now}
-    table = platform.warehouse.read(handle.folder.training.query, parameters)
-    times = table.column(header.time)
-    table = table.filter(_all(_not_later(times, now), _later(times, since)))
-    if not table.num_rows:
-        raise RefusedError(
-            f"The spine of '{handle.name}' has no row in the {header.lookback} before {now:%Y-%m-%d %H:%M}.",
-            f"models/{handle.name}/training.sql",
-            "land newer rows, a longer lookback in the header, or another --as-of",
-        )
-    newest = _arrow("max", table.column(header.time))
-    return table.filter(_arrow("equal", table.column(header.time), newest))
+    now, query = platform.now(), handle.folder.training.query
+    lookback = duration(header.lookback)
+    # Most days the newest moment is of today, and SQL that names :since then reads less.
+    reaches = (min(_TODAY, lookback), lookback) if "since" in query.parameters else (lookback,)
+    for reach in reaches:
+        table = platform.warehouse.read(query, {"as_of": now, "since": now - reach, "until": now})
+        times = table.column(header.time)
+        table = table.filter(_all(_not_later(times, now), _later(times, now - reach)))
+        if table.num_rows:
+            newest = _arrow("max", table.column(header.time))
+            return table.filter(_arrow("equal", table.column(header.time), newest))
+    raise RefusedError(
+        f"The spine of '{handle.name}' has no row in the {header.lookback} before {now:%Y-%m-%d %H:%M}.",
+        f"models/{handle.name}/training.sql",
+        "land newer rows, a longer lookback in the header, or another --as-of",
+    )
 
 
 def _arrow(function: str, *given: Any) -> Any:

@@ -67,6 +67,13 @@ trading as (
     from lines
 ),
 
+ended as (
+    select
+        day,
+        timezone('Europe/London', cast(day + 1 as timestamp)) as day_end
+    from trading
+),
+
 listed as (
     select
         item_id,
@@ -79,13 +86,15 @@ dense as (
     select
         l.item_id,
         t.day,
+        t.day - date '2010-01-01' as nth,
+        t.day_end,
         l.first_day,
         coalesce(d.units, 0) as units,
         coalesce(d.largest_order, 0) as largest_order,
         coalesce(d.buyers, 0) as buyers,
         case when d.units > 0 then t.day end as sold_on
     from listed as l
-    inner join trading as t on l.first_day <= t.day
+    inner join ended as t on l.first_day <= t.day and t.day_end <= :as_of
     left join daily as d on l.item_id = d.item_id and t.day = d.day
 ),
 
@@ -104,16 +113,15 @@ windows as (
     select
         d.item_id,
         d.day,
-        timezone('Europe/London', cast(d.day + 1 as timestamp)) as day_end,
+        d.day_end,
         sum(d.units) over last_28 as units_28d,
         coalesce(sum(d.units) over next_7, 0) as units_next_7d,
-        sum(p.gbp) over last_28 / sum(p.units) over last_28 as price_gbp
+        round(sum(p.gbp) over last_28 / sum(p.units) over last_28, 4) as price_gbp
     from dense as d
     left join paid as p on d.item_id = p.item_id and d.sold_on = p.day
-    where timezone('Europe/London', cast(d.day + 1 as timestamp)) <= :as_of
     window
-        last_28 as (partition by d.item_id order by d.day range between interval 27 days preceding and current row),
-        next_7 as (partition by d.item_id order by d.day range between interval 1 day following and interval 7 days following)
+        last_28 as (partition by d.item_id order by d.nth range between 27 preceding and current row),
+        next_7 as (partition by d.item_id order by d.nth range between 1 following and 7 following)
 )
 
 select
