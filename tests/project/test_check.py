@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from towpath.clock import SystemClock
 from towpath.errors import ProjectError
-from towpath.project import Problem, problems, read
+from towpath.project import Answers, Problem, init, problems, read
 
 Faults = Callable[[Path], list[str]]
 TOML = "models/demand/model.toml"
@@ -230,3 +231,16 @@ def test_a_view_whose_key_the_spine_lacks_is_named_at_the_feature(shop: Path, fa
     _change(shop, TOML, '["item_sales.*"]', '["item_sales.*",\n  "weather.rain_mm"]')
     assert "view 'weather' is keyed by 'city', which training.sql does not select" in faults(shop)[0]
     assert faults(shop)[0].startswith(f"{TOML}:6:")
+
+
+def test_a_promise_that_serving_does_not_keep_yet_is_refused(tmp_path: Path) -> None:
+    # given a model that asks for a process of its own
+    init(tmp_path / "shop", Answers(name="shop"), clock=SystemClock())
+    path = tmp_path / "shop" / "models" / "demand" / "model.toml"
+    path.write_text(path.read_text("utf-8") + '\n[serving]\nisolation = "process"\n', "utf-8")
+    # when the project is checked
+    found = [str(problem) for problem in problems(tmp_path / "shop")]
+    # then it is told on its line
+    assert len(found) == 1
+    assert "model.toml" in found[0]
+    assert "isolation" in path.read_text("utf-8").splitlines()[int(found[0].split(":")[1]) - 1]

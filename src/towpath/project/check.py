@@ -78,6 +78,12 @@ def _check_fallbacks(declaration: ModelDeclaration, code: Code | None, declared:
             "a critical model must have a fallback",
             "[[fallback]] with name and function, constant or version",
         )
+    if declaration.serving.isolation == "process":
+        declared.note(
+            ("serving", "isolation"),
+            "a process for each model is not there yet, and a promise that is not kept is worse than none",
+            "isolation = 'thread'",
+        )
     for position, link in enumerate(chain):
         place = ("fallback", position)
         _check_link(link, code, place, declared)

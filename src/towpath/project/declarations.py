@@ -210,7 +210,7 @@ class ServingDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     timeout_ms: Annotated[int, Meta(ge=1, le=600_000)] = 200
     """The whole answer, fallback included."""
     isolation: Isolation = "thread"
-    """Where the model is called."""
+    """Where the model is called; ``process`` is refused by ``tow check`` until it is there."""
     queue_rows: Annotated[int, Meta(ge=1)] = 10_000
     """Rows that may wait; beyond it the fallback answers."""
 
@@ -231,7 +231,7 @@ class FallbackDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class ScheduleDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When things are due, as cron lines in UTC."""
+    """When things are due, as cron lines in UTC, for the scheduler that you run; Towpath starts nothing by itself yet."""
 
     train: str | None = None
     """Retraining."""
