@@ -250,9 +250,10 @@ def _nights(platform: "Platform", begin: datetime, end: datetime) -> Iterator[da
         platform.models[MODEL].folder.training.query,
         {"as_of": end, "since": begin - duration(header.lookback), "until": end},
     )
-    done = {row["as_of"] for row in platform.at(end).sql("select as_of from runs where counts").to_pylist()}
+    asked = platform.catalog.read("select distinct at_us from checks where model = :model", model=MODEL)
+    watched = {row["at_us"] for row in asked}  # the monitors are the last step of a night
     nights = {_night(moment.as_py()) for moment in spine.column(header.time).unique()}
-    yield from sorted(night for night in nights if begin <= night < end and night not in done)
+    yield from sorted(night for night in nights if begin <= night < end and micros(night + _WATCHED) not in watched)
 
 
 def _night(moment: datetime) -> datetime:
