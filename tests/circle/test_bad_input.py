@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
 from circle_stand import TOW, Finished, Server, begin, copied, environment, eventually, inside, read_only, tow
+from tritonclient.utils import InferenceServerException
 
 ROW = {"item_sales.units_7d": 70.0, "item_sales.units_a_week_28d": 70.0, "item_sales.price_eur": 2.5}
 PREDICT, INFER = "/predict/demand", "/v2/models/demand/infer"
@@ -94,6 +97,31 @@ def test_bad_input_is_told_by_name(server: Server, path: str, body: Any, status:
     assert server.ask(ROW)[0]["source"] == "champion"
 
 
+@pytest.mark.parametrize(
+    ("model", "version", "name", "array", "code", "names"),
+    [
+        ("demnd", "", "x", np.ones((1, 3)), "NOT_FOUND", ("demnd", "demand")),
+        ("demand", "9", "x", np.ones((1, 3)), "NOT_FOUND", ("9",)),
+        ("demand", "", "x", np.ones((1, 4)), "INVALID_ARGUMENT", ("4",)),
+        ("demand", "", "item_sales.price_eur", np.ones((2, 2)), "INVALID_ARGUMENT", ("columns",)),
+        ("demand", "", "price", np.ones(2), "INVALID_ARGUMENT", ("price",)),
+        ("demand", "", "x", np.array([["a", "b", "c"]], dtype=object), "INVALID_ARGUMENT", ("x",)),
+    ],
+)
+def test_grpc_tells_the_same_truth(  # one column each
+    server: Server, model: str, version: str, name: str, array: Any, code: str, names: tuple[str, ...]
+) -> None:
+    kind = "BYTES" if array.dtype == object else "FP64"
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        asked = triton_grpc.InferInput(name, list(array.shape), kind)
+        asked.set_data_from_numpy(array)
+        with pytest.raises(InferenceServerException) as refused:
+            client.infer(model, [asked], model_version=version)
+        assert code in str(refused.value.status()), refused.value
+        assert all(name in str(refused.value) for name in names), refused.value
+        assert client.is_server_ready()
+
+
 def test_a_key_that_nobody_knows_is_answered_and_flagged(server: Server) -> None:
     for key in ("nobody", "", "x" * 10_000, "é\n\u2028", None, 7, 1.5, True):
         (row,) = server.ask({"item_id": key})
@@ -162,7 +190,6 @@ def refused(done: Finished, *names: str, code: int = 2) -> None:
 
 def test_what_is_no_model_is_refused_at_start_with_what_was_found(tmp_path: Path) -> None:
     import lightgbm
-    import numpy as np
 
     trained = lightgbm.train(
         {"objective": "l2", "verbose": -1, "min_data_in_leaf": 1},

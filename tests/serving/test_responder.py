@@ -73,10 +73,10 @@ def test_a_row_that_the_model_raises_on_falls_alone(refused: list[bool], inline:
     ]
     rows = responder.answer("demand", given_rows).predictions
     # then only these fall back, and the journal says the same
-    for given, row in zip(given_rows, rows, strict=True):
-        good = given["a"] >= 0
+    for sent, row in zip(given_rows, rows, strict=True):
+        good = sent["a"] >= 0
         assert (row.source, row.reason) == (("champion", "ok") if good else ("fallback:zero", "wrong"))
-        assert row.prediction == (given["a"] if good else 0.0)
+        assert row.prediction == (sent["a"] if good else 0.0)
     assert journal.records[0].rows.source == [row.source for row in rows]
 
 

@@ -191,12 +191,13 @@ def columns_from_rows(
     return reader.read(rows, extra)
 
 
-def columns_from_tensor(signature: Signature, tensor: NDArray[Any]) -> Columns:
+def columns_from_tensor(signature: Signature, tensor: NDArray[Any], *, name: str = "") -> Columns:
     """Read one 2-D tensor as the columns of a tabular model.
 
     Args:
         signature: What the model wants, k inputs.
         tensor: Shape ``(n, k)`` (or ``(k,)`` for one row), columns in the order of the signature; NaN is null.
+        name: What the caller calls it, for messages.
 
     Raises:
         InputError: The shape or the type does not fit, or a column that may not be null holds NaN.
@@ -207,11 +208,12 @@ def columns_from_tensor(signature: Signature, tensor: NDArray[Any]) -> Columns:
         [1.5]
     """
     names = tuple(field.name for field in signature.inputs)
+    called = f"Input '{name}'" if name else "the tensor"
     if tensor.ndim == 1 and len(tensor) == len(names) and len(names) > 1:
         tensor = tensor.reshape(1, -1)
     if tensor.ndim != 2 or tensor.shape[1] != len(names):  # noqa: PLR2004 - rows and columns
         raise InputError(
-            f"the tensor has shape {list(tensor.shape)}; the model reads [-1, {len(names)}].",
+            f"{called} has shape {list(tensor.shape)}; the model reads [-1, {len(names)}].",
             mend=f"one row per line with the columns {', '.join(names[:8])}{', …' if len(names) > 8 else ''}",  # noqa: PLR2004
         )
     if not all(is_number(field) for field in signature.inputs):
@@ -219,7 +221,8 @@ def columns_from_tensor(signature: Signature, tensor: NDArray[Any]) -> Columns:
             field.name: array_of(field, tensor[:, position].tolist()) for position, field in enumerate(signature.inputs)
         }
     if tensor.dtype.kind not in "fiub":
-        raise InputError(f"the tensor holds {tensor.dtype}; the model reads numbers.", mend="send FP64 or FP32")
+        held = "text" if tensor.dtype.kind in "OSU" else str(tensor.dtype)
+        raise InputError(f"{called} holds {held}; the model reads numbers.", mend="send FP64 or FP32")
     table = Matrix(names, np.ascontiguousarray(tensor, dtype=np.float64))
     for position, field in enumerate(signature.inputs):
         if not field.nullable and np.isnan(table.array[:, position]).any():

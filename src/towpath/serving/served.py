@@ -175,7 +175,7 @@ class Served:
                 and name not in self.extra
                 and (name not in self.names or only.shape[1] != 1)
             ):
-                return Prepared(columns_from_tensor(self.signature, only), None, [], None)
+                return Prepared(columns_from_tensor(self.signature, only, name=name), None, [], None)
         if self.signature.container == "tensors" and len(given) == 1 and len(self.names) == 1:
             given = {self.names[0]: next(iter(given.values()))}
         for name in given:
