@@ -1,4 +1,4 @@
-"""What a view gave, kept for as long as its files stay as they are, so that history is replayed without working it out daily."""
+"""What a view gave, kept for as long as its files stay as they are, for a replay that asks every day."""
 
 import threading
 from collections.abc import Callable, Generator
