@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from towpath.clock import Clock
-from towpath.errors import FormatError
+from towpath.errors import FormatError, UnavailableError
 from towpath.journal.append import LOCK, SUFFIX, identity
 from towpath.journal.days import add, compact, put_file
 from towpath.journal.frames import HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame, frames
@@ -61,11 +61,22 @@ def flush(folder: Path, objects: Objects, *, clock: Clock) -> Flushed:
         What was flushed.
 
     Raises:
-        UnavailableError: The store cannot be written; nothing is lost, call again later.
+        UnavailableError: The store or the folder cannot be written; nothing is lost, call again later.
     """
-    done = Flushed()
     if not folder.is_dir():
-        return done
+        return Flushed()
+    try:
+        return _flushed(folder, objects, clock)
+    except OSError as error:
+        raise UnavailableError(
+            f"The journal folder cannot be flushed: {error.strerror}.",
+            str(error.filename or folder),
+            "check its rights and the disk; what is in it stays",
+        ) from error
+
+
+def _flushed(folder: Path, objects: Objects, clock: Clock) -> Flushed:
+    done = Flushed()
     with _alone(folder) as alone:
         if not alone:
             return done
