@@ -114,6 +114,7 @@ class Objects:
     def delete(self, path: str) -> None:
         """Remove an object; no error where there is none. Only for what a manifest has replaced."""
         import obstore
+
         try:
             obstore.delete(self._store, path)
         except FileNotFoundError:
