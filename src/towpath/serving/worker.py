@@ -268,6 +268,8 @@ class Worker:
     def _http(self) -> "tuple[uvicorn.Server, socket.socket]":
         import uvicorn
 
+        from towpath.serving.onewrite import OneWriteProtocol
+
         class QuietServer(uvicorn.Server):
             """Signals are the worker's, which drains first."""
 
@@ -287,7 +289,7 @@ class Worker:
         )
         config = uvicorn.Config(
             app,  # pyright: ignore[reportArgumentType] - a plain mapping of ours is an ASGI scope
-            http="httptools",
+            http=OneWriteProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
