@@ -81,7 +81,7 @@ class Shop:
                 f"There are no days from {since} to {until}.", mend=f"days from {OPENED}, the end after the start"
             )
         count = (until - since).days
-        day = np.datetime64(since, "D") + np.arange(count)
+        day = _days(since, count)
         demand, expected = self._demand(day)
         usual = self._expected(day, promoted=False)
         stocked = np.ceil(usual * self.traits["cover"] + 1).astype(np.int64)
@@ -180,12 +180,12 @@ class Shop:
         return np.array([0.0 if d[5:] in {"01-01", "12-25", "12-26"} else 1.0 for d in text])
 
     def _calendar(self, since: date, until: date) -> Columns:
-        day = np.datetime64(since, "D") + np.arange((until - since).days)
+        day = _days(since, (until - since).days)
         return {"day": day, "opens": self._open(day) > 0}
 
     def _promotions(self, since: date, until: date) -> Columns:
         """Announced four weeks ahead; the first day of each is a Monday."""
-        day = np.datetime64(since, "D") + np.arange((until - since).days)
+        day = _days(since, (until - since).days)
         mondays = day[(day.astype(np.int64) + 3) % 7 == 0]
         discount = self._discount(mondays)
         row, item = np.nonzero(discount)
@@ -193,7 +193,7 @@ class Shop:
         return {
             "item_id": self.items["item_id"][item],
             "starts_on": starts,
-            "ends_on": starts + 7,
+            "ends_on": starts + np.timedelta64(7, "D"),
             "discount_share": discount[row, item],
             "announced_at": starts.astype("datetime64[us]") - np.timedelta64(_PLANNED_DAYS * _DAY_US, "us"),
         }
@@ -250,6 +250,11 @@ def open_shop(
         },
         seed=int(rng.integers(2**31)),
     )
+
+
+def _days(since: date, count: int) -> np.ndarray:
+    """Dates one after the other, shape ``(count,)``; the unit is named, because NumPy will not guess it for ever."""
+    return np.datetime64(since, "D") + np.arange(count).astype("timedelta64[D]")
 
 
 def append(folder: Path, shop: Shop, since: date, until: date, *, cents_on: frozenset[date] = frozenset()) -> int:

@@ -242,7 +242,7 @@ def _values(
 def _scattered(values: NDArray[Any], at: NDArray[np.int64], n: int) -> NDArray[Any]:
     if len(at) == n:
         return values
-    blank: Any = None if values.dtype == object else np.nan if values.dtype.kind == "f" else np.datetime64("NaT")
+    blank: Any = None if values.dtype == object else np.nan if values.dtype.kind == "f" else np.datetime64("NaT", "us")
     full = np.full(n, blank, dtype=values.dtype)
     full[at] = values
     return full

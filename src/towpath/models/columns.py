@@ -460,7 +460,9 @@ def _packed(field: Field, cells: list[Any]) -> NDArray[Any]:
         packed[:] = cells
         return packed
     if field.type.startswith(("timestamp", "date")):
-        return np.array([np.datetime64("NaT") if cell is None else cell for cell in cells], dtype="datetime64[us]")
+        return np.array(
+            [np.datetime64("NaT", "us") if cell is None else cell for cell in cells], dtype="datetime64[us]"
+        )
     if field.type in _FLOATS or nulls:
         return np.array(cells, dtype=np.float64)
     return np.array(cells, dtype=bool if field.type in {"bool", "BOOL"} else np.int64 if _fits(cells) else np.uint64)

@@ -101,7 +101,7 @@ def sales(until: date, rng: "np.random.Generator") -> "pa.Table":
     import numpy as np
     import pyarrow as pa
 
-    days = np.arange(np.datetime64(until) - _DAYS, np.datetime64(until))
+    days = np.arange(np.datetime64(until) - np.timedelta64(_DAYS, "D"), np.datetime64(until))
     weekday = (days.astype(int) + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
     week = np.array([0.7, 0.8, 0.9, 1.0, 1.3, 1.5, 0.8])
     rate = np.exp(rng.normal(1.3, 0.6, _ITEMS))
