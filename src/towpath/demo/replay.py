@@ -144,7 +144,6 @@ def replay(
     end = begin + timedelta(weeks=weeks)
     _prepare(folder, data)
     with Platform.open(folder, variables=variables) as platform:
-        _share_stores(platform)
         _crown(platform.at(begin), say)
         if platform.models[MODEL].current() is not None:
             again = utc(retrain_on) if retrain_on is not None else end
@@ -235,12 +234,6 @@ def _file(data: Path) -> Path:
         str(data),
         "examples/retail/README.md says how to get it; name its folder with --data",
     )
-
-
-def _share_stores(platform: "Platform") -> None:
-    """Open once what every day uses; `Platform.at` hands on what is open."""
-    for name in ("project", "objects", "catalog", "online", "warehouse", "signer", "trusted"):
-        getattr(platform, name)
 
 
 def _nights(platform: "Platform", begin: datetime, end: datetime) -> Iterator[datetime]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from towpath import settings as configuration
 from towpath.clock import Clock, FixedClock, SteppedClock, SystemClock
@@ -34,6 +34,18 @@ __all__ = ["Platform"]
 _TABLE = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)")
 
 
+T = TypeVar("T")
+
+
+class _Shared(cached_property[T]):
+    """Opened when it is first asked for, once for a platform and for all that `Platform.at` made of it."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None or instance._opener is None:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - our own class
+            return super().__get__(instance, owner)
+        return getattr(instance._opener, str(self.attrname))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
+
+
 class Platform:
     """One project on one fleet. Made by `towpath.open`; the command line and notebooks use the same object.
 
@@ -56,6 +68,8 @@ class Platform:
         self.settings = settings
         self.clock: Clock = clock or _clock(self.folder, settings.clock)
         self.variables = os.environ if variables is None else variables
+        self._opener: Platform | None = None
+        """Whose stores these are, where this is another moment of that platform."""
 
     @classmethod
     def open(
@@ -95,9 +109,7 @@ class Platform:
         if as_of is None:
             return self
         moved = Platform(self.folder, self.settings, clock=FixedClock(utc(as_of)), variables=self.variables)
-        for name in ("project", "objects", "online", "catalog", "warehouse", "trusted", "signer"):
-            if name in self.__dict__:
-                moved.__dict__[name] = self.__dict__[name]
+        moved._opener = self._opener or self
         return moved
 
     def now(self) -> datetime:
@@ -112,49 +124,49 @@ class Platform:
         except (KeyError, OSError):
             return "unknown"
 
-    @cached_property
+    @_Shared
     def project(self) -> "Project":
         """The folder's files as frozen values."""
         from towpath import project
 
         return project.read(self.folder, self.variables)
 
-    @cached_property
+    @_Shared
     def objects(self) -> "Objects":
         """Versions, logs, published views, the journal."""
         from towpath.stores.objects import Objects
 
         return Objects(configuration.secret(self.settings.stores.objects, self.folder, self.variables), self.folder)
 
-    @cached_property
+    @_Shared
     def online(self) -> "OnlineStore":
         """The newest feature row for each key."""
         from towpath.stores.online import open_online
 
         return open_online(configuration.secret(self.settings.stores.online, self.folder, self.variables), self.folder)
 
-    @cached_property
+    @_Shared
     def catalog(self) -> "Catalog":
         """Runs, checks and incidents: what people look at."""
         from towpath.stores.catalog import Catalog
 
         return Catalog(configuration.secret(self.settings.stores.catalog, self.folder, self.variables), self.folder)
 
-    @cached_property
+    @_Shared
     def warehouse(self) -> "Warehouse":
         """The tables that feature and training SQL reads."""
         from towpath.warehouse import open_warehouse
 
         return open_warehouse(self.settings.warehouse, self.folder, self.variables)
 
-    @cached_property
+    @_Shared
     def trusted(self) -> "Trusted":
         """Whose signatures count."""
         from towpath.registry.signing import Trusted
 
         return Trusted(self.keys)
 
-    @cached_property
+    @_Shared
     def signer(self) -> "Signer":
         """The signing key of this machine; made at first use, because a clone has none."""
         from towpath.registry.signing import Signer, make_keys
@@ -242,11 +254,16 @@ class Platform:
             )
         return self.folder / (root or "warehouse") / named[1] / f"{named[2]}.parquet"
 
+    def trust_again(self) -> None:
+        """Read the trusted keys anew, after the first one was made."""
+        (self._opener or self).__dict__.pop("trusted", None)
+
     def close(self) -> None:
-        """Let go of the stores that were opened."""
+        """Let go of the stores that were opened, also of those that were opened by another moment of this platform."""
+        opener = self._opener or self
         for name in ("online", "catalog", "warehouse"):
-            if name in self.__dict__:
-                self.__dict__.pop(name).close()
+            if name in opener.__dict__:
+                opener.__dict__.pop(name).close()
 
     def __enter__(self) -> Self:
         return self

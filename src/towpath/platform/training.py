@@ -96,7 +96,7 @@ def train(
         variables=platform.variables,
         publish=publish,
     )
-    platform.__dict__.pop("trusted", None)  # the first version may have made the key
+    platform.trust_again()  # the first version may have made the key
     platform.runs.note(trained.run_id, folder="")
     shutil.rmtree(trained.folder, ignore_errors=True)
     return TrainedVersion(
