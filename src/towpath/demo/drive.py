@@ -35,6 +35,8 @@ _ROWS = 24
 """Rows of one request of the ordering service."""
 _SINGLES = 8
 """Requests of one row, as a shop page sends them."""
+_NOBODYS_ITEM = "99999"
+"""A page of the shop asks for it every day, by a link that somebody mistyped; it has no features, so the fallback answers."""
 _DAYS_MORE = 3
 """How many days an existing demo goes on for."""
 
@@ -255,7 +257,7 @@ class Demo:
         if kill is not None:
             platform.models[_MODEL].revive(because="it was a promotion nobody had announced")
             self._until_reason("ok", listed[0])
-        for item in listed[:_SINGLES]:
+        for item in [*listed[:_SINGLES], _NOBODYS_ITEM]:
             self._post(f"/predict/{_MODEL}", {"rows": [{"item_id": item}]})
         from towpath.serving.call import infer_over_grpc
 
