@@ -49,6 +49,9 @@ def test_a_project_as_tow_init_writes_it_has_no_problem(shop: Path, faults: Faul
         (TOML, 'function = "same_as_last_week"', 'function = "same_as_last_weak"', "model.py has no function 'same_as_last_weak'; did you mean 'same_as_last_week'?"),
         (TOML, "constant = 0", "budget_ms = 0", "fallback[1].budget_ms = 0; expected a whole number >= 1"),
         (TOML, 'name = "nothing"', 'name = "same_as_last_week"', "two fallbacks are named 'same_as_last_week'; rename one"),
+        (VIEW, "ttl =", 'start = "soon"\nttl =', "start: 'soon' is no time; a day or a time, such as 2011-09-01"),
+        (VIEW, "ttl =", 'start = "2011-13-01"\nttl =', "start: '2011-13-01' is no time"),
+        (VIEW, "ttl =", 'schedule = "daily"\nttl =', "'daily' is no cron line"),
         (TOML, 'train = "0 4 * * mon"', 'train = "0 24 * * mon"', "'0 24 * * mon' is no cron line: hour 24 is not within 0 to 23"),
         (TOML, 'memory = "1GiB"', 'memory = "1 gig"', "resources.memory = '1 gig'; expected"),
         (TOML, "[gate]", "[gate", "the file is no TOML"),
@@ -244,3 +247,11 @@ def test_a_promise_that_serving_does_not_keep_yet_is_refused(tmp_path: Path) -> 
     assert len(found) == 1
     assert "model.toml" in found[0]
     assert "isolation" in path.read_text("utf-8").splitlines()[int(found[0].split(":")[1]) - 1]
+
+
+def test_a_view_that_is_never_online_is_for_models_that_only_batches_ask(shop: Path, faults: Faults) -> None:
+    _change(shop, VIEW, "ttl =", "online = false\nttl =")
+    assert faults(shop) == []
+    line = _change(shop, TOML, 'predict = "0 6 * * *"\n', "")
+    assert line
+    assert any("'item_sales.*' is of a view with online = false" in text for text in faults(shop))

@@ -37,6 +37,8 @@ def shallow_problems(reading: Reading) -> list[Problem]:
             _check_metrics(reading, draft.declaration, declared)
             _check_fallbacks(draft.declaration, draft.code, declared)
             _check_schedule(draft.declaration, declared)
+    for view in reading.views.values():
+        _check_cron(view.header.schedule, ("schedule",), reading.places[view.query.path])
     known = [Path(file).name for file in reading.names["model"]]
     for monitor in reading.monitors.values():
         model = monitor.header.model
@@ -56,6 +58,9 @@ def _check_features(reading: Reading, declaration: ModelDeclaration, declared: D
         view = local.split(".")[0]
         if project in {"", own} and view not in views:
             declared.note(("features", position), f"unknown view '{view}' in '{feature}'", _mend(view, views))
+        elif project in {"", own} and view in reading.views and _never_online(reading, view, declaration):
+            said = f"'{feature}' is of a view with online = false, so a served answer never has it"
+            declared.note(("features", position), said, "online = true, or [schedule] predict where only batches ask")
         if feature in features[:position]:
             declared.note(("features", position), f"'{feature}' is named twice", "remove one")
 
@@ -104,14 +109,18 @@ def _check_link(link: FallbackDeclaration, code: Code | None, place: Place, decl
 
 def _check_schedule(declaration: ModelDeclaration, declared: Declared) -> None:
     for name in ("train", "predict"):
-        line = getattr(declaration.schedule, name)
-        fault = cron_fault(line) if line is not None else ""
-        if fault:
-            declared.note(
-                ("schedule", name),
-                f"'{line}' is no cron line: {fault}",
-                'minute hour day month weekday, such as "0 5 * * mon"',
-            )
+        _check_cron(getattr(declaration.schedule, name), ("schedule", name), declared)
+
+
+def _check_cron(line: str | None, place: Place, declared: Declared) -> None:
+    if line is not None and (fault := cron_fault(line)):
+        declared.note(
+            place, f"'{line}' is no cron line: {fault}", 'minute hour day month weekday, such as "0 5 * * mon"'
+        )
+
+
+def _never_online(reading: Reading, view: str, declaration: ModelDeclaration) -> bool:
+    return not reading.views[view].header.online and declaration.schedule.predict is None
 
 
 def _mend(name: str, known: Iterable[str]) -> str:

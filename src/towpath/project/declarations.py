@@ -31,6 +31,11 @@ FeatureName = Annotated[
 ]
 """``view.feature`` or ``view.*``; ``project/view.feature`` reads a view that another project published."""
 Column = Annotated[str, Meta(min_length=1, max_length=63)]
+Moment = Annotated[
+    str,
+    Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?)?(?!\n)$"),
+]
+"""A time as text, such as ``2011-09-01`` or ``2011-09-01T06:00Z``; without a zone it is UTC."""
 
 
 class FeatureDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,6 +60,15 @@ class FeatureHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """When the row landed; makes training known-at."""
     ttl: Duration | None = None
     """How old a value may be and still answer; both ends inclusive."""
+    start: Moment | None = None
+    """The first event time that there is, UTC; an interval asked for before it is refused."""
+    schedule: str | None = None
+    """When a build is due, as a cron line in UTC, for the scheduler that you run; `tow check` and `tow features plan` read it."""
+    lookback: Duration = "1h"
+    """How far before the last build a build reads again: how late a row may become visible after the landing time that it
+    claims. Where no landing is declared it counts event times."""
+    online: bool = True
+    """Whether builds bring it into the online store; ``false`` for a view that is only trained on."""
     publish: bool = False
     """Whether other projects of the fleet may read it."""
     owner: str = ""

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import msgspec
 
 from towpath.errors import InputError, nearest
-from towpath.project.declarations import Duration, FeatureName
+from towpath.project.declarations import Duration, FeatureName, Moment
 from towpath.project.lines import Lines, Place
 from towpath.project.problem import Problem
-from towpath.types import Digest, Name, duration
+from towpath.types import Digest, Name, duration, utc
 
 __all__ = ["Declared"]
 
@@ -22,6 +22,7 @@ def _pattern(kind: object) -> str:
 
 _PATTERNS = {
     _pattern(Duration): ("is no duration", "one number and one unit of us ms s m h d w, such as 30d"),
+    _pattern(Moment): ("is no time", "a day or a time, such as 2011-09-01 or 2011-09-01T06:00Z"),
     _pattern(FeatureName): ("names no feature", "view.feature, view.* or project/view.feature, in lower case"),
     _pattern(Name): ("is no name", "lower case letters, digits and underscores, a letter first, at most 63"),
     _pattern(Digest): ("is no digest", "sha256: and 64 hexadecimal digits"),
@@ -115,8 +116,10 @@ class Declared:
     def _leaf(self, kind: Any, raw: object, place: Place) -> tuple[bool, Any]:
         try:
             value = msgspec.convert(raw, kind, strict=self._strict)
-            if _is_duration(kind):
+            if value is not None and _is(kind, Duration):
                 duration(str(value))
+            if value is not None and _is(kind, Moment):
+                utc(str(value))
         except msgspec.ValidationError as error:
             self.note(place, *_said(str(error), kind, raw, place))
             return False, None
@@ -164,8 +167,8 @@ def _choices(kind: Any) -> list[str]:
     return []
 
 
-def _is_duration(kind: Any) -> bool:
-    return kind == Duration or Duration in get_args(kind)
+def _is(kind: Any, named: object) -> bool:
+    return kind == named or named in get_args(kind)
 
 
 def _is_struct(kind: object) -> bool:

@@ -22,6 +22,7 @@ from towpath.project.declarations import (
     FeatureHeader,
     MetricHeader,
     ModelDeclaration,
+    Moment,
     MonitorHeader,
     TrainingHeader,
 )
@@ -128,6 +129,8 @@ def type_said(kind: Any) -> str:
     """
     if kind == Duration:
         return "duration"
+    if kind == Moment:
+        return "time"
     if get_origin(kind) is Annotated:
         base, *rest = get_args(kind)
         return type_said(base) + "".join(_bounds(meta) for meta in rest if isinstance(meta, msgspec.Meta))

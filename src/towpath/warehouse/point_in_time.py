@@ -31,6 +31,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """How old a value may be; both ends inclusive."""
     columns: tuple[str, ...]
     """Feature columns that are wanted, at least one."""
+    landed_since_us: int | None = None
+    """For the newest rows: only those that landed at or after it count, microseconds since 1970; all unless given."""
 
 
 def training_set_sql(facts: Facts, *, spine: str, as_of: AsOf = "known") -> str:
@@ -102,6 +104,8 @@ order by spine_rows.rn
 def newest_sql(facts: Facts) -> str:
     """Compile the newest row per key that is known at ``$as_of`` and whose event is not before ``$since``.
 
+    With `Facts.landed_since_us`, of the rows that landed since then; the filter stands around the view, which need not know.
+
     Returns:
         A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970) and the view's `columns`, by name; no
         order. A full tie gives one of its rows, never a mixture.
@@ -115,6 +119,7 @@ def newest_sql(facts: Facts) -> str:
     keys = ", ".join(parts)
     present = " and ".join(f"{part} is not null" for part in ("event", *parts))
     chosen = ", ".join(f"feature_values.f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
+    landed = "" if facts.landed_since_us is None else f"and landed >= {facts.landed_since_us}"
     return f"""
 with {_view_rows(facts)},
 newest as (
@@ -124,6 +129,7 @@ newest as (
         and event <= epoch_us($as_of::timestamptz)
         and landed <= epoch_us($as_of::timestamptz)
         and event >= epoch_us($since::timestamptz)
+        {landed}
     group by {keys}
 )
 select {keys}, feature_values.event as event, feature_values.landed as landed, {chosen}
