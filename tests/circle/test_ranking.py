@@ -1,10 +1,13 @@
 """A model that answers an ordered list: a top-20 is served, and clicks by position are read from the journal."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from circle_stand import Server, begin, inside, rows_of
+from circle_stand import Server, begin, eventually, inside, rows_of
+
+from towpath import monitors
 
 CODE = '''"""The items that sell best lately, dearest first for those who can pay."""
 
@@ -136,3 +139,60 @@ def test_a_top_20_is_served_and_clicks_are_read_by_position(shop: Path, tmp_path
     # and the fleet counts a ranking once
     rows = {row["model"]: row for row in inside("fleet", "--json", *at).json}
     assert rows["page"]["rows"] == 2
+
+
+def test_the_metric_of_the_gate_is_measured_on_clicks(shop: Path, tmp_path: Path) -> None:
+    # given a ranking that is judged by the position of what was bought, and a monitor that looks at a few rows already
+    model = shop / "models" / "page" / "model.toml"
+    model.write_text(model.read_text().replace('metric = "accuracy"', 'metric = "mrr"\nbeside = ["hit_rate"]'))
+    built_in = Path(monitors.__file__).parent / "builtin" / "worse_than_promised.sql"
+    own = shop / "monitors" / "page" / "worse_than_promised.sql"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(
+        built_in.read_text()
+        .replace("min_rows = 200", "min_rows = 3")
+        .replace('window = "14d"', 'window = "14d"\nmodel = "page"')
+    )
+    at = ("--project", shop)
+    assert inside("check", shop).code == 0
+    inside("features", "build", *at)
+    promised = inside("train", "page", "--json", *at).json["metrics"]
+    assert 0.1 < promised["mrr"] < promised["hit_rate"] <= 1
+    verdict = inside("gate", "page", "--json", *at, expect=None).json
+    assert verdict["candidate"] == pytest.approx(promised["mrr"])
+    inside("promote", "page", "--override", "--because", "the first page is empty", *at)
+    with Server(*at, log=tmp_path / "log") as server:
+        # when it is shown to four: one clicks on the tenth and the twentieth item, one on the twentieth, one on nothing, and
+        # one buys what was not on the page
+        pages = server.ask(*({"customer": f"c{number}"} for number in range(4)), model="page")
+        (waiting,) = [row for row in inside("fleet", "--json", *at).json if row["model"] == "page"]
+        assert waiting["metric_value"] is None
+        assert "No outcome is known yet" in waiting["unmeasured"]
+        clicks = [
+            (0, {"item": 10, "value": 1}),
+            (0, {"item": 20, "value": 1}),
+            (0, {"item": 1, "value": 0}),
+            (1, {"item": 20, "value": 1}),
+        ]
+        clicks += [(2, {"value": 0}), (3, {"label": "something else"})]
+        for page, told in clicks:
+            item = {"item": pages[page]["prediction"][told["item"] - 1]} if "item" in told else {}
+            outcome = {"prediction_id": pages[page]["prediction_id"], **told, **item}
+            assert httpx.post(f"{server.url}/outcomes/page", json=outcome, timeout=20).status_code == 202
+
+        # then the fleet has the metric of the gate, a row for each thing that was taken and for each page that was not
+        def measured() -> dict[str, Any] | None:
+            (row,) = [row for row in inside("fleet", "--json", *at).json if row["model"] == "page"]
+            return row if row["matured_rows"] == 5 else None
+
+        row = eventually(measured)
+    assert (row["metric"], row["unmeasured"]) == ("mrr", "")
+    assert row["metric_value"] == pytest.approx((0.1 + 0.05 + 0.05 + 0 + 0) / 5)
+    # and the monitor says that it is worse than the gate promised
+    checks = {
+        one["monitor"]: one for one in inside("monitor", "run", "--json", *at, expect=1).json if one["model"] == "page"
+    }
+    assert checks["page/worse_than_promised"]["status"] == "failing", checks
+    (incident,) = [one for one in inside("monitor", "incidents", "--json", *at).json if one["model"] == "page"]
+    (told,) = incident["detail"]["rows"]
+    assert (told["value"], told["promised"]) == (pytest.approx(row["metric_value"]), pytest.approx(promised["mrr"]))

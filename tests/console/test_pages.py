@@ -41,6 +41,11 @@ ROW = FleetRow(
     metric_value=0.15,
     fallback_value=0.2,
     beside_fallback_value=0.15,
+    beside_rows=120,
+    difference=-0.05,
+    difference_low=-0.08,
+    difference_high=-0.02,
+    unmeasured="",
     matured_rows=238,
     matured_until=NOW,
     open_incidents=0,
@@ -213,7 +218,7 @@ def test_a_store_that_is_away_is_a_page_that_says_so() -> None:
 def test_a_model_about_which_nothing_is_known_says_so_in_every_part() -> None:
     page = asked(Watched(told={}), "/models/demand").text
     said = (
-        "No prediction is mature yet",
+        "is not measured yet",
         "Nobody called it",
         "No incidents.",
         "No versions yet.",
@@ -225,7 +230,7 @@ def test_a_model_about_which_nothing_is_known_says_so_in_every_part() -> None:
 def test_a_metric_that_the_journal_cannot_answer_says_why_it_is_not_drawn() -> None:
     page = asked(Watched(told={"unmeasured": "There is no column 'cost_eur'."}), "/models/demand").text
     assert "There is no column &#39;cost_eur&#39;." in page
-    assert "No prediction is mature yet" not in page
+    assert "is not measured yet" not in page
 
 
 def test_a_killed_model_says_who_why_where_and_how_to_revive_it() -> None:

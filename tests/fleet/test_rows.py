@@ -135,6 +135,7 @@ def test_a_model_without_a_known_metric_has_none(store: Store) -> None:
     unknown = Member(watched=Watched(project="shop", team="food", model="demand", owner="ana", metric="waste_eur"))
     [row] = store.fleet(unknown)
     assert (row.metric, row.metric_value, row.champion) == ("waste_eur", None, None)
+    assert row.unmeasured == "'waste_eur' is no metric of this project."
 
 
 def test_a_metric_that_cannot_be_read_hides_no_other_model(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,6 +146,8 @@ def test_a_metric_that_cannot_be_read_hides_no_other_model(store: Store, caplog:
     broken = Member(watched=msgspec.structs.replace(member("broken").watched, query=query))
     first, second = store.fleet(broken, member())
     assert (first.model, first.calls, first.metric_value) == ("broken", 1, None)
+    assert "purchase_price" in first.unmeasured
+    assert second.unmeasured == ""
     assert second.metric_value == pytest.approx(0.1)
     assert "'broken' has no metric" in caplog.text
 

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
-from towpath.journal.record import DayManifest, Outcome, OutcomeRow, Record, Rows, Run
+from towpath.journal.record import Beside, DayManifest, Outcome, OutcomeRow, Record, Rows, Run
 from towpath.models.manifest import (
     Artefact,
     Environment,
@@ -79,7 +79,7 @@ GATE = GateDeclaration(
     memory_mib=1_024,
     latency_p99_ms=50.0,
 )
-SERVING = ServingDeclaration(timeout_ms=100, isolation="inline", queue_rows=500)
+SERVING = ServingDeclaration(timeout_ms=100, isolation="inline", queue_rows=500, beside_share=0.1)
 RESOURCES = Resources(cpu=2.0, memory="4GiB", gpu=1, time="2h")
 FALLBACK = (
     FallbackDeclaration(name="before", version="previous", budget_ms=60),
@@ -237,6 +237,7 @@ RECORD = Record(
     ),
 )
 STORED: dict[str, msgspec.Struct] = {
+    "beside.msgpack": Beside(prediction_id=RECORD.prediction_id, rows=[1], values=[11.0]),
     "manifest.json": MANIFEST,
     "log_entry.json": LOG_ENTRY,
     "verdict.json": VERDICT,

@@ -68,4 +68,18 @@ def test_each_says_which_way_is_good() -> None:
         "brier": "lower",
         "logloss": "lower",
         "accuracy": "higher",
+        "hit_rate": "higher",
+        "mrr": "higher",
     }
+
+
+def test_a_ranking_is_measured_by_where_the_true_item_stands() -> None:
+    engine = Engine(256, 1)
+    items = pa.array([["a", "b"], ["b", "a", "c"], ["a"], [], None, ["a"]], pa.list_(pa.string()))
+    engine.register(
+        "scored", pa.table({"items": items, "label": ["a", "c", "z", "a", "a", None], "weight": [1.0, 2, 1, 1, 1, 1]})
+    )
+    found = {name: engine.read(built_in_metrics()[name].query).to_pydict() for name in ("hit_rate", "mrr")}
+    engine.close()
+    assert found["hit_rate"] == {"numerator": [1, 2, 0, 0, 0, 0], "denominator": [1, 2, 1, 1, 1, 1]}
+    assert found["mrr"] == {"numerator": [1, pytest.approx(2 / 3), 0, 0, 0, 0], "denominator": [1, 2, 1, 1, 1, 1]}

@@ -68,6 +68,15 @@ class FleetRow(msgspec.Struct, frozen=True, kw_only=True):
     """The same metric, had the fallback answered: on the rows where its answer was recorded too."""
     beside_fallback_value: float | None
     """The model's metric on exactly those rows; the fair comparison."""
+    beside_rows: int
+    """How many rows that comparison rests on."""
+    difference: float | None
+    """The model's metric minus the fallback's on those rows; of their distances from 0 where the metric should be zero."""
+    difference_low: float | None
+    """Lower end of its 95% interval, counted by entity; null where there are fewer than two."""
+    difference_high: float | None
+    unmeasured: str
+    """Why there is no metric; empty where there is one."""
     matured_rows: int
     matured_until: datetime | None
     open_incidents: int
@@ -102,7 +111,9 @@ def rows(
     as_of = utc(as_of)
     engine.register("models", _members(members))
     engine.register("incidents", _incidents([one for one in incidents if one.opened_at <= as_of], as_of))
-    engine.register("measured", _measured(engine, members))
+    found_measured, unmeasured = _measured(engine, members)
+    engine.register("measured", found_measured)
+    engine.register("unmeasured", unmeasured)
     query = Query.parse(
         (resources.files("towpath.fleet") / "sql" / "fleet.sql").read_text("utf-8"), "fleet/sql/fleet.sql"
     )
@@ -110,16 +121,24 @@ def rows(
     return tuple(msgspec.convert(row, FleetRow) for row in found.to_pylist())
 
 
-def _measured(engine: "Engine", members: Sequence[Member]) -> "pa.Table":
+def _measured(engine: "Engine", members: Sequence[Member]) -> "tuple[pa.Table, pa.Table]":
+    """The metric row by row, and of which models it cannot be measured, and why."""
     import pyarrow as pa
 
-    parts = [measured(engine, [])]
+    parts, faults = [measured(engine, [])], list[dict[str, str]]()
     for member in members:
+        watched = member.watched
+        if watched.query is None:
+            known = f"'{watched.metric}' is no metric of this project" if watched.metric else "No metric is declared"
+            faults.append({"model": watched.model, "error": f"{known}."})
+            continue
         try:
-            parts.append(measured(engine, [member.watched]))
+            parts.append(measured(engine, [watched]))
         except ProjectError as error:
-            _log.warning("fleet: '%s' has no metric: %s", member.watched.model, error.what)
-    return pa.concat_tables(parts)
+            _log.warning("fleet: '%s' has no metric: %s", watched.model, error.what)
+            faults.append({"model": watched.model, "error": error.what})
+    schema = pa.schema([("model", pa.string()), ("error", pa.string())])
+    return pa.concat_tables(parts), pa.Table.from_pylist(faults, schema=schema)
 
 
 def _members(members: Sequence[Member]) -> "pa.Table":

@@ -16,8 +16,8 @@ import msgspec
 
 from towpath.clock import Clock
 from towpath.errors import UnavailableError
-from towpath.journal.frames import HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame
-from towpath.journal.record import OutcomeRow, Record
+from towpath.journal.frames import BESIDE, HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame
+from towpath.journal.record import Beside, OutcomeRow, Record
 from towpath.types import Tier, micros
 
 __all__ = ["LOCK", "SUFFIX", "TIER_SHARES", "Journal", "identity"]
@@ -121,6 +121,14 @@ class Journal:
             else:
                 self.dropped += 1
             return written
+
+    def beside(self, found: Beside) -> bool:
+        """Write what the fallback would have said; the first thing to go where the disk gets full, and not counted as a drop.
+
+        Where the record's file was closed meanwhile it is not joined: one unit less in a sample.
+        """
+        with self._lock:
+            return self._write(BESIDE, found, self._limits["experimental"])
 
     def outcomes(self, rows: Sequence[OutcomeRow]) -> None:
         """Write what really happened; all rows or none, and who sent them may be told that they are kept.

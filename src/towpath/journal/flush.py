@@ -16,8 +16,8 @@ from towpath.clock import Clock
 from towpath.errors import FormatError, UnavailableError
 from towpath.journal.append import LOCK, SUFFIX, identity
 from towpath.journal.days import add, compact, put_file
-from towpath.journal.frames import HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame, frames
-from towpath.journal.record import OutcomeRow, Record
+from towpath.journal.frames import BESIDE, HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame, frames
+from towpath.journal.record import Beside, OutcomeRow, Record
 from towpath.journal.unfold import by_day, outcome_table, prediction_table
 from towpath.stores.objects import Objects
 
@@ -33,6 +33,7 @@ _UNFIT = (ValueError, TypeError, OverflowError)
 """What Arrow raises where a value does not fit its column."""
 _record = msgspec.msgpack.Decoder(Record)
 _outcomes = msgspec.msgpack.Decoder(list[OutcomeRow])
+_beside = msgspec.msgpack.Decoder(Beside)
 
 
 class Flushed(msgspec.Struct, frozen=True):
@@ -124,6 +125,7 @@ def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
     """Predictions and outcomes of one file; frames that cannot be read are set aside, and stop no other."""
     records: list[tuple[bytes, Record]] = []
     outcomes: list[OutcomeRow] = []
+    found_beside: list[Beside] = []
     aside: list[tuple[int, bytes]] = []
     for kind, payload in frames(path.read_bytes()):
         try:
@@ -131,10 +133,13 @@ def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
                 records.append((payload, _record.decode(payload)))
             elif kind == OUTCOMES:
                 outcomes.extend(_outcomes.decode(payload))
+            elif kind == BESIDE:
+                found_beside.append(_beside.decode(payload))
             else:
                 aside.append((kind, payload))
         except msgspec.DecodeError:
             aside.append((kind, payload))
+    records = _with_beside(records, found_beside)
     try:
         predictions = prediction_table(record for _, record in records)
     except _UNFIT:
@@ -144,6 +149,26 @@ def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
     if aside:
         _set_aside(path, aside)
     return predictions, outcome_table(outcomes)
+
+
+def _with_beside(records: list[tuple[bytes, Record]], found: list[Beside]) -> list[tuple[bytes, Record]]:
+    """The records with the fallback's values in their rows; what came after its record's file was closed is let go."""
+    if not found:
+        return records
+    by_record = {one.prediction_id: one for one in found}
+    joined: list[tuple[bytes, Record]] = []
+    for payload, record in records:
+        beside = by_record.get(record.prediction_id)
+        rows = len(record.rows.source)
+        if beside is None or len(beside.rows) != len(beside.values) or any(row >= rows for row in beside.rows):
+            joined.append((payload, record))
+            continue
+        values: list[float | None] = [None] * rows
+        for row, value in zip(beside.rows, beside.values, strict=True):
+            values[row] = value
+        whole = msgspec.structs.replace(record.rows, fallback_prediction=values)
+        joined.append((payload, msgspec.structs.replace(record, rows=whole)))
+    return joined
 
 
 def _fits(record: Record) -> bool:

@@ -11,6 +11,7 @@ __all__ = [
     "OUTCOME_COLUMNS",
     "PREDICTION_COLUMNS",
     "SCHEMA",
+    "Beside",
     "DayManifest",
     "Outcome",
     "OutcomeRow",
@@ -146,6 +147,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fals
     run_id: str | None = None
     protocol: str = "http"
     """``http grpc batch``"""
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """What the fallback would have said to some rows of a record, found out when their answer was on its way.
+
+    It belongs to the record before it in the same file; the flusher puts its values into ``fallback_prediction``.
+    """
+
+    prediction_id: str
+    """Of the record."""
+    rows: list[int]
+    """Which of its rows, counted from 0."""
+    values: list[float | None]
+    """One for each of `rows`; null where the fallback has no number for it."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import numpy as np
 from towpath.errors import ProjectError
 from towpath.gate.verdict import Verdict
 from towpath.sql import Query, quoted
-from towpath.types import Tier
+from towpath.types import OutputKind, Tier
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +60,10 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     query: Query | None = None
     """The metric's file; none where only its name is known, and then it is not measured."""
     better: Literal["lower", "higher", "zero"] = "lower"
+    kind: OutputKind = "number"
+    """What an answer is; of a ranking the metric reads ``items``."""
+    positive: str | None = None
+    """The class that a probability is of: the last one declared."""
     promised: tuple[Promise, ...] = ()
 
 
@@ -126,7 +130,7 @@ def measured(engine: "Engine", models: Sequence[Watched], *, since: datetime | N
     for model in models:
         if model.query is None:
             continue
-        scored = engine.read(_scored_query(), {"project": model.project, "model": model.model, "since": since})
+        scored = _scored(engine, model, since)
         if not scored.num_rows:
             continue
         numerator, denominator = _ratio(engine, model.query, scored, "prediction")
@@ -137,14 +141,22 @@ def measured(engine: "Engine", models: Sequence[Watched], *, since: datetime | N
     return pa.concat_tables(parts)
 
 
+def _scored(engine: "Engine", model: Watched, since: datetime | None) -> "pa.Table":
+    """What the gate's ``scored`` has, of what happened; a column ``items`` only where the gate has one."""
+    names = {"project": model.project, "model": model.model, "kind": model.kind, "positive": model.positive}
+    scored = engine.read(_scored_query(), {**names, "since": since})
+    return scored if model.kind == "ranking" else scored.drop_columns(["items"])
+
+
 def _ratio(engine: "Engine", query: Query, scored: "pa.Table", who: str) -> "tuple[pa.Array, pa.Array]":
     """Numerator and denominator of each row; null where `who` gave no prediction that the metric can read."""
     import pyarrow as pa
 
     given = scored.set_column(scored.column_names.index("prediction"), "prediction", scored[who])
-    if who == "fallback_prediction":  # of a fallback no label is recorded
-        labels = pa.nulls(len(given), pa.string())
-        given = given.set_column(given.column_names.index("predicted_label"), "predicted_label", labels)
+    if who == "fallback_prediction":  # of a fallback neither label nor items are recorded
+        for name in [one for one in ("predicted_label", "items") if one in given.column_names]:
+            nothing = pa.nulls(len(given), given.schema.field(name).type)
+            given = given.set_column(given.column_names.index(name), name, nothing)
     engine.register("scored rows", given.drop_columns(["fallback_prediction"]))
     engine.view("scored", Query.parse(_with_segments(engine)))
     found = engine.read(query)

@@ -250,6 +250,8 @@ class Watch:
             metric=manifest.gate.metric,
             query=metric.query if metric else None,
             better=metric.header.better if metric else "lower",
+            kind=manifest.output.kind,
+            positive=manifest.output.classes[-1] if manifest.output.classes else None,
             promised=monitors.promises(verdicts),
         )
         return Member(

@@ -227,6 +227,9 @@ class ServingDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Where the model is called; ``process`` is refused by ``tow check`` until it is there."""
     queue_rows: Annotated[int, Meta(ge=1)] = 10_000
     """Rows that may wait; beyond it the fallback answers."""
+    beside_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """Of the units, by their hash: after their answer the first fallback is asked too, and the journal keeps what it would
+    have said, so that the fleet page can compare both. No caller waits for it; under load it is skipped. 0 switches it off."""
 
 
 class FallbackDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -186,4 +186,5 @@ def _entry_path(model: str, revision: int) -> str:
 def _close(served: Served) -> None:
     served.lane.close()
     served.fallback_lane.close()
+    served.beside_lane.close()
     served.model.close()

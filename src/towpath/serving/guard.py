@@ -120,13 +120,14 @@ class Call:
 class Lane:
     """The threads of one model, so that a model that hangs stops neither its neighbours nor its own fallback.
 
-    Threads are made when they are needed, four at the most. One whose call misses its deadline is left behind: it ends
+    Threads are made when they are needed. One whose call misses its deadline is left behind: it ends
     when its call returns, is counted until then, and another takes its place. The work that waited past its deadline
     is dropped before it starts.
 
     Args:
         name: In thread names and messages.
         queue_rows: Rows that may wait; beyond it a call is refused as ``overloaded``.
+        threads: At the most.
 
     Example:
         >>> lane = Lane("demand", queue_rows=10)
@@ -134,11 +135,12 @@ class Lane:
         42
     """
 
-    def __init__(self, name: str, *, queue_rows: int) -> None:
+    def __init__(self, name: str, *, queue_rows: int, threads: int = _THREADS) -> None:
         self.name = name
         self.abandoned = 0
         """Threads that were left behind and have not come back."""
         self._queue_rows = queue_rows
+        self._most_threads = threads
         self._waiting: deque[Call] = deque()
         self._waiting_rows = 0
         self._threads = 0
@@ -174,7 +176,7 @@ class Lane:
             self._waiting_rows += call.rows
             if self._idle >= len(self._waiting):
                 self._ready.notify()
-            elif self._threads < _THREADS:
+            elif self._threads < self._most_threads:
                 self._threads += 1
                 name = f"towpath-{self.name}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()

@@ -16,6 +16,7 @@ from towpath.errors import UnknownError, nearest
 from towpath.journal.record import Record
 from towpath.serving.answer import Answer
 from towpath.serving.answered import Answered, Ask
+from towpath.serving.beside import BesideWriter, ask_later
 from towpath.serving.deployment import Deployment, Deployments
 from towpath.serving.guard import Call, Outcome
 from towpath.serving.metrics import Meter
@@ -41,6 +42,7 @@ class Responder:
         deployments: Where the models stand.
         clock: Dates answers.
         journal: Takes one record per request; none to write nothing.
+        beside: Takes what the fallback would have said to a sample of rows; none to ask nobody.
         meter: Counts.
         server: Name of this worker, in the journal.
         environment: Which environment of the fleet this is, in the journal.
@@ -52,6 +54,7 @@ class Responder:
         *,
         clock: Clock,
         journal: JournalWriter | None = None,
+        beside: BesideWriter | None = None,
         meter: Meter | None = None,
         server: str = "local",
         environment: str = "local",
@@ -60,6 +63,7 @@ class Responder:
         self.meter = meter
         self.clock = clock
         self._journal = journal
+        self._beside = beside
         self._server = server
         self._environment = environment
         # Unique for ever by the process's own part; the rest is a counter, which costs a tenth of new random bytes
@@ -125,7 +129,11 @@ class Responder:
         answered = work.answered
         answered.latency_ms = (time.perf_counter() - start) * 1e3
         if self._journal is not None:
-            self._journal.append(record(work, server=self._server, environment=self._environment), tier=deployment.tier)
+            kept = self._journal.append(
+                record(work, server=self._server, environment=self._environment), tier=deployment.tier
+            )
+            if kept and self._beside is not None and not ask.with_fallback:
+                ask_later(work, self._beside)
         if self.meter is not None:
             _measure(self.meter, answered, ask)
         return answered

@@ -23,6 +23,8 @@ _log = logging.getLogger("towpath.serving")
 Columns = Mapping[str, "NDArray[Any]"]
 """One array per column, all of one length."""
 _ALWAYS = ("target_at", "horizon")
+_BESIDE_ROWS = 2_000
+"""Rows that may wait to be asked of the fallback after their answer; beyond it they are skipped."""
 _MATRIX_DIMENSIONS = 2
 _SLACK = 1e-6
 """By which a share may leave [0, 1]: models compute in single precision."""
@@ -121,6 +123,8 @@ class Served:
         """Whether each input is one number a row, and so small in the journal."""
         self.lane = Lane(manifest.model, queue_rows=manifest.serving.queue_rows)
         self.fallback_lane = Lane(f"{manifest.model}-fallback", queue_rows=manifest.serving.queue_rows)
+        self.beside_lane = Lane(f"{manifest.model}-beside", queue_rows=_BESIDE_ROWS, threads=1)
+        """Of its own, so that a fallback which hangs when nobody needs it costs nobody an answer."""
         self.horizon_us = (
             round(duration(manifest.output.horizon).total_seconds() * 1e6) if manifest.output.horizon else 0
         )

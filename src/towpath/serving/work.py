@@ -161,7 +161,31 @@ class Work:
             rows = list(range(self.answered.count))
             values, _ = yield from self._link(chain[0], rows)
             if values is not None:
-                self.answered.beside = [number_or_none(value) for value in values]
+                self.answered.beside = self._numbers(values)
+
+    def beside(self, rows: list[int]) -> list[float | None] | None:
+        """The same for some rows, in this thread and for as long as it takes; null where it has no answer.
+
+        Called when the answer is on its way: nothing that the answer is made of is touched.
+        """
+        link = self.deployment.chain[0]
+        if link.constant is not None:
+            return self._numbers([link.constant] * len(rows))
+        served = self._link_served(link)
+        if served is None:
+            return None
+        prepared = self.prepared.get(served.version) or self._prepared(served)
+        columns = subset(prepared.columns, rows)
+        if link.function is None:
+            values = next(iter(served.model.predict(columns).values()))
+        else:
+            values = np.asarray(served.model.fallback(link.function, columns))
+        return self._numbers(values.tolist()) if len(values) == len(rows) else None
+
+    def _numbers(self, values: list[Any]) -> list[float | None]:
+        """What the fallback said, as numbers; an answer that may not be given is none."""
+        bad = set(self.base.bad_rows(values)) if self.base is not None else set[int]()
+        return [None if row in bad else number_or_none(value) for row, value in enumerate(values)]
 
     def _one_route(self) -> Route | None:
         version = self.ask.version
@@ -194,15 +218,16 @@ class Work:
         self._open(rows, same.reason if same is not None and same.reason != OK else reason)
 
     def _prepare(self, served: Served) -> None:
+        self.prepared[served.version] = prepared = self._prepared(served)
+        if prepared.missing is not None and self.answered.missing is None and any(prepared.missing):
+            self.answered.missing = prepared.missing
+
+    def _prepared(self, served: Served) -> Prepared:
         ask = self.ask
         now_us = self.now_us if ask.at_us is None else ask.at_us
         if ask.rows is not None:
-            prepared = served.from_rows(ask.rows, now_us)
-        else:
-            prepared = served.from_columns(ask.columns or {}, ask.rows_count, now_us)
-        self.prepared[served.version] = prepared
-        if prepared.missing is not None and self.answered.missing is None and any(prepared.missing):
-            self.answered.missing = prepared.missing
+            return served.from_rows(ask.rows, now_us)
+        return served.from_columns(ask.columns or {}, ask.rows_count, now_us)
 
     def _name_rows(self, base: Served) -> None:
         if base.entity:

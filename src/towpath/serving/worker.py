@@ -115,6 +115,7 @@ class Worker:
             deployments,
             clock=config.clock,
             journal=self._journal,
+            beside=self._journal,
             meter=self._meter,
             server=f"{socket.gethostname()}-{config.slot}",
             environment=config.environment,

@@ -8,7 +8,7 @@ __all__ = ["point"]
 _SPAN = 1 << 64
 
 
-def point(unit: str, salt: str, purpose: Literal["inclusion", "arm", "holdout", "sample"]) -> float:
+def point(unit: str, salt: str, purpose: Literal["inclusion", "arm", "holdout", "sample", "beside"]) -> float:
     """Place a unit on [0, 1) for one purpose, the same in every process and on every day.
 
     A unit is *included* where its inclusion point lies below the share, and gets the arm in whose stretch its arm

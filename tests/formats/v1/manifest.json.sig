@@ -1,1 +1,1 @@
-{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:bb1b0b4e111bd702d80fb767add656d86335ad322a82c30a890c2e518ce03a1f","signature":"5USPHSUxVM25Xcbzxseq8cUm7RxQnoNFqDvMQlcGktiyCUogq1xHsasXwMMM9Oka+jQOtJNHkcbpJinz16L9AA=="}
+{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:53e738f599db30f0eb1a61fab846c9cfa60a24cad88d6b21de99437c75eb849e","signature":"Wdjr8LGPrTQLN5T1Tg5z1L2ROSgNWI14wvatwmflHnVOM0HM/3nSvKp9BxzIsjGDYRTYpz8Vl4wGoFa6ngo1AA=="}

@@ -25,11 +25,11 @@ with due as (
     select
         version,
         segment,
-        prediction_id,
-        item
+        prediction_id
     from predictions
     where
         model = :model
+        and coalesce(position, 1) = 1
         and target_at >= :since
         and target_at < least(:until, :as_of)
         and source not like 'fallback:%'
@@ -45,11 +45,7 @@ answers as (
         m.denominator,
         m.prediction_id is not null as matured
     from due as d
-    left join measured as m
-        on
-            d.prediction_id = m.prediction_id
-            and d.item is not distinct from m.item
-            and m.model = :model
+    left join measured as m on d.prediction_id = m.prediction_id and m.model = :model
 ),
 
 keyed as (
