@@ -15,7 +15,7 @@ from towpath.cli.show import as_json_asked, show
 def command(folder: Path | None, schema_wanted: bool) -> None:
     """Find every fault of a project, as file:line, what and how to mend it. Runs nothing.
 
-    Exits 2 where there is one.
+    Exits 2 where there is one; a warning is none.
     """
     from towpath.project import problems, schema
 
@@ -24,11 +24,19 @@ def command(folder: Path | None, schema_wanted: bool) -> None:
         return
     folder = project_folder(folder)
     found = problems(folder)
+    faults = [problem for problem in found if not problem.warning]
     if as_json_asked():
         show(found)
     else:
         for problem in found:
             click.echo(str(problem))
-        count = f"{len(found)} problem{'s' if len(found) > 1 else ''} in" if found else "No problem in"
-        click.echo(f"{count} {folder}.")
-    raise click.exceptions.Exit(2 if found else 0)
+        click.echo(f"{_counted(len(faults), 'problem')}{_warned(len(found) - len(faults))} in {folder}.")
+    raise click.exceptions.Exit(2 if faults else 0)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'No'} {what}{'s' if count > 1 else ''}"
+
+
+def _warned(count: int) -> str:
+    return f" and {_counted(count, 'warning')}" if count else ""

@@ -8,6 +8,7 @@ from towpath.errors import ProjectError
 from towpath.project.check import problems, shallow_problems
 from towpath.project.folder import MetricFile, ModelFolder, MonitorFile, Project, Reading, SpineFile, ViewFile
 from towpath.project.problem import Problem
+from towpath.project.sources import SourceDeclaration, VolumeDeclaration
 from towpath.project.start import Answers, init
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "MonitorFile",
     "Problem",
     "Project",
+    "SourceDeclaration",
     "SpineFile",
     "ViewFile",
+    "VolumeDeclaration",
     "init",
     "problems",
     "read",
@@ -43,7 +46,7 @@ def read(folder: Path | str, variables: Mapping[str, str] | None = None) -> Proj
     reading = Reading(folder, variables)
     if not shallow_problems(reading):
         return reading.project
-    found = problems(folder, variables)
+    found = [problem for problem in problems(folder, variables) if not problem.warning]
     if not (folder / "towpath.toml").exists():
         raise ProjectError(f"There is no project in '{folder}'.", str(folder), "tow init, or cd into a project folder")
     count = f"{len(found)} problems" if len(found) > 1 else "1 problem"

@@ -1,6 +1,7 @@
 """What only shows when the SQL is parsed and the golden cases are read; still nothing runs."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -10,6 +11,7 @@ from towpath.project.faults import Declared
 from towpath.project.folder import Draft, MetricFile, MonitorFile, Reading, ViewFile
 from towpath.project.lines import Place
 from towpath.project.problem import Problem, problems_of
+from towpath.project.sources import unread_sources
 from towpath.sql import Query
 
 if TYPE_CHECKING:
@@ -35,7 +37,24 @@ def deep_problems(reading: Reading) -> list[Problem]:
         spine = _spine(draft, reading, found)
         _features(draft, reading, columns, spine, found)
         _golden(draft, reading, found)
+    if reading.sources:
+        before = len(reading.problems)
+        unread_sources(reading, dict.fromkeys(_tables(reading)))
+        found += reading.problems[before:]
     return found
+
+
+def _tables(reading: Reading) -> Iterator[str]:
+    """Tables that the SQL of the project reads, as far as it parses."""
+    queries = [view.query for view in reading.views.values()]
+    queries += [draft.spine.query for draft in reading.drafts if draft.spine is not None]
+    for monitor in reading.monitors.values():
+        for text in monitor.header.inputs.values():
+            with contextlib.suppress(ProjectError):
+                queries.append(Query.parse(text, monitor.query.path))
+    for query in queries:
+        with contextlib.suppress(ProjectError):  # said where the query is looked at
+            yield from query.tables
 
 
 def columns_of(query: Query) -> tuple[str, ...] | None:

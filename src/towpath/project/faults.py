@@ -53,9 +53,9 @@ class Declared:
         self.problems: list[Problem] = []
         self._strict = strict
 
-    def note(self, place: Place, what: str, mend: str = "") -> None:
+    def note(self, place: Place, what: str, mend: str = "", *, warning: bool = False) -> None:
         """Add a problem at a key."""
-        self.problems.append(Problem(self.file, self.lines.of(place), what, mend))
+        self.problems.append(Problem(self.file, self.lines.of(place), what, mend, warning))
 
     def read(self, kind: type[Any], raw: Mapping[str, object], place: Place = (), *, partial: bool = False) -> Any:
         """Make a struct of a table; a faulty key keeps its default, a missing required one is None.

@@ -16,6 +16,7 @@ from towpath.project.declarations import FeatureHeader, MetricHeader, ModelDecla
 from towpath.project.faults import Declared
 from towpath.project.lines import Lines, Place
 from towpath.project.problem import Problem, problems_of
+from towpath.project.sources import FILE, SourceDeclaration, read_sources
 from towpath.settings import Settings, load
 from towpath.sql import Query
 from towpath.types import Name
@@ -94,6 +95,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     """The built-in ones, and the project's own; of one name the project's own wins."""
     models: dict[str, ModelFolder]
     monitors: dict[str, MonitorFile]
+    sources: dict[str, SourceDeclaration] = {}
+    """What ``sources.toml`` expects of tables, by table."""
 
     @property
     def name(self) -> str:
@@ -135,6 +138,7 @@ class Reading:
         self.views: dict[str, ViewFile] = {}
         self.drafts: list[Draft] = []
         self.monitors: dict[str, MonitorFile] = {}
+        self.sources: dict[str, SourceDeclaration] = {}
         self.metrics: dict[str, MetricFile] = dict(built_in_metrics())
         self.names: dict[str, list[str]] = {"view": [], "metric": [], "model": []}
         """Every name that is there, also of files that cannot be read, so that one fault does not look like two."""
@@ -144,6 +148,7 @@ class Reading:
         self._read_metrics()
         self._read_models()
         self._read_monitors()
+        self._read_sources()
 
     @property
     def project(self) -> Project:
@@ -157,6 +162,7 @@ class Reading:
             metrics=self.metrics,
             models={draft.name: _whole(draft) for draft in self.drafts},
             monitors=self.monitors,
+            sources=self.sources,
         )
 
     def note(self, file: str, line: int, what: str, mend: str = "") -> None:
@@ -272,6 +278,12 @@ class Reading:
             name = path.relative_to(root).with_suffix("").as_posix()
             if headed:
                 self.monitors[name] = MonitorFile(name=name, query=headed[0], header=headed[1])
+
+    def _read_sources(self) -> None:
+        path = self.folder / FILE
+        parsed = self.toml(path) if path.is_file() else None
+        if parsed:
+            self.sources = read_sources(*parsed)
 
     def _read_models(self) -> None:
         for folder in self._model_folders():

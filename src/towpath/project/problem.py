@@ -27,9 +27,12 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     """The fault, with values in quotes."""
     mend: str = ""
     """What to write instead."""
+    warning: bool = False
+    """Whether the project can be used as it stands."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.what}" + (f"; {self.mend}" if self.mend else "")
+        mark = "warning: " if self.warning else ""
+        return f"{self.file}:{self.line}: {mark}{self.what}" + (f"; {self.mend}" if self.mend else "")
 
 
 def problems_of(error: ProjectError, file: str) -> list[Problem]:

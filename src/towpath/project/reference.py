@@ -26,6 +26,7 @@ from towpath.project.declarations import (
     MonitorHeader,
     TrainingHeader,
 )
+from towpath.project.sources import SourceDeclaration
 from towpath.settings import Settings
 
 __all__ = ["HEADERS", "fields_said", "nested_struct", "pages", "schema", "type_said"]
@@ -57,7 +58,7 @@ def schema() -> dict[str, Any]:
 
 
 def pages() -> dict[str, str]:
-    """Name of the page → Markdown: ``model.toml.md``, ``towpath.toml.md``, ``sql-headers.md``."""
+    """Name of the page → Markdown: ``model.toml.md``, ``towpath.toml.md``, ``sql-headers.md``, ``sources.toml.md``."""
     headers = "\n".join(_sections(kind, "", f"`{file}`") for file, kind in HEADERS.items())
     return {
         "model.toml.md": _page(
@@ -75,6 +76,12 @@ def pages() -> dict[str, str]:
             "Headers of .sql files",
             "Each `.sql` file begins with TOML between `/* ---` and `--- */`.",
             headers,
+        ),
+        "sources.toml.md": _page(
+            "sources.toml",
+            "What a project expects of the tables that it reads and does not own. The file is optional, and so is every key. "
+            "`tow sources` holds the tables against it.",
+            _sections(SourceDeclaration, '"schema.table".', '`["schema.table"]`'),
         ),
     }
 
