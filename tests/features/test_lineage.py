@@ -148,6 +148,14 @@ def test_a_column_that_the_warehouse_does_not_have_is_unknown() -> None:
     assert _made("select amout as a from s.orders")["a"] == UNKNOWN
 
 
+def test_without_a_schema_the_only_table_is_the_source_and_an_alias_does_not_hide_its_column() -> None:
+    found = _made("select b as a, a + 1 as c from s.t where d > 0 order by c", schemas=None)
+    assert found == {"a": UNKNOWN, "c": UNKNOWN, "rows": UNKNOWN}
+    assert _made("select b as a from s.t where d > 0", schemas=None) == {"a": "s.t.b", "rows": "s.t.d"}
+    assert _made("select b as a from s.t where a > 0", schemas=None)["rows"] in {UNKNOWN, "s.t.a", "s.t.a s.t.b"}
+    assert _made("select (select max(y) from s.u where y > x) as m from s.t", schemas=None)["m"] == UNKNOWN
+
+
 def test_a_struct_s_field_is_no_column_of_a_table_named_so() -> None:
     assert _made("select amount.net as n from s.orders")["n"] in {"s.orders.amount", UNKNOWN}
 

@@ -193,29 +193,36 @@ class _Walk:
         return _all(found)
 
     def _column(self, scope: "Scope", column: "exp.Column") -> Found:
-        from sqlglot import exp
-
-        name, source = column.name.lower(), self._source(scope, column)
-        if source is None and not column.table and isinstance(scope.expression, exp.Select):
-            # order by total: a column of the SELECT itself
-            own = [one for one in _selects(scope) if one.alias.lower() == name and not column.find_ancestor(exp.Alias)]
-            return self.expression(scope, own[0].this) if len(own) == 1 else None
-        key = (id(source), name)
-        if key not in self._seen:
-            self._seen[key] = None  # a query that reads itself is not followed
-            self._seen[key] = self._of_source(source, name)
-        return self._seen[key]
-
-    def _source(self, scope: "Scope", column: "exp.Column") -> Any:
-        table = column.table
+        if not column.table:
+            return self._bare(scope, column)
         around: Scope | None = scope
-        while table and around is not None:
-            if table in around.sources:
-                return around.sources[table]
+        while around is not None:
+            if column.table in around.sources:
+                return self._of_source(around.sources[column.table], column.name.lower())
             around = around.parent  # a correlated subquery reads from the one around it
         return None
 
+    def _bare(self, scope: "Scope", column: "exp.Column") -> Found:
+        """A name that nobody could give to a table: an alias of the SELECT, or of the only table where its columns are not known."""
+        from sqlglot import exp
+
+        own = [one for one in _selects(scope) if one.alias.lower() == column.name.lower()]
+        if own and not column.find_ancestor(exp.Alias):
+            return self.expression(scope, own[0].this) if column.find_ancestor(exp.Order) and len(own) == 1 else None
+        sources = [source for _, source in scope.selected_sources.values()]
+        row = column.name.lower() in {name.lower() for name in scope.selected_sources}
+        if len(sources) != 1 or row or scope.is_subquery or column.find_ancestor(exp.Lambda):
+            return None
+        return self._of_source(sources[0], column.name.lower())
+
     def _of_source(self, source: Any, name: str) -> Found:
+        key = (id(source), name)
+        if key not in self._seen:
+            self._seen[key] = None  # a query that reads itself is not followed
+            self._seen[key] = self._found(source, name)
+        return self._seen[key]
+
+    def _found(self, source: Any, name: str) -> Found:
         from sqlglot import exp
         from sqlglot.optimizer.scope import Scope
 
