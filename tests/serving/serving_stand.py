@@ -1,7 +1,9 @@
 """A small real model behind the Protocol, and what stands around it."""
 
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,11 @@ from towpath.models.manifest import Artefact, FeatureColumn, FeatureLock, Field,
 from towpath.project.declarations import FallbackDeclaration, ServingDeclaration
 from towpath.registry.log import TrafficState
 from towpath.serving.deployment import Deployment
+from towpath.serving.deployments import Fixed
 from towpath.serving.responder import Responder
 from towpath.serving.served import Served
+from towpath.serving.worker import Ports, Worker, WorkerConfig
+from towpath.settings import ServingSettings
 from towpath.traffic import Policy
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -139,3 +144,33 @@ LOCK = FeatureLock(
     columns=(FeatureColumn(name="a", type="double"), FeatureColumn(name="b", type="double")),
 )
 LOOKED_UP = tuple(Field(name=name, type="double") for name in ("sales.a", "sales.b"))
+
+
+class Running:
+    """A worker in a thread."""
+
+    def __init__(self, folder: Path, *deployments: Any, **settings: Any) -> None:
+        config = WorkerConfig(
+            settings=ServingSettings(drain_ms=0, **settings),
+            ports=Ports("127.0.0.1", 0, 0),
+            journal=folder / "journal",
+            workers=0,
+        )
+        self.worker = Worker(config, Fixed(*deployments))
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self.worker.run, args=(self._ready,))
+        self._thread.start()
+        assert self._up.wait(30)
+        self.url = f"http://127.0.0.1:{self.ports.http}"
+
+    def _ready(self, ports: Ports) -> None:
+        import asyncio
+
+        self.ports = ports
+        self.loop = asyncio.get_running_loop()
+        self._up.set()
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.worker.stop)
+        self._thread.join(20)
+        assert not self._thread.is_alive()

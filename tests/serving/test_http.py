@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from serving_stand import PlainModel, a_manifest, deployed
+from serving_stand import PlainModel, Running, a_manifest, deployed
 from tritonclient.utils import InferenceServerException
 
 from towpath.models.manifest import Field, Signature
@@ -29,36 +29,6 @@ triton_grpc: Any = tritonclient.grpc  # it has no types
 triton_http: Any = tritonclient.http
 ROW = {"a": 1.0, "b": 2.0}
 ZERO = FallbackDeclaration(name="zero", constant=0.0)
-
-
-class Running:
-    """A worker in a thread."""
-
-    def __init__(self, folder: Path, *deployments: Any, **settings: Any) -> None:
-        config = WorkerConfig(
-            settings=ServingSettings(drain_ms=0, **settings),
-            ports=Ports("127.0.0.1", 0, 0),
-            journal=folder / "journal",
-            workers=0,
-        )
-        self.worker = Worker(config, Fixed(*deployments))
-        self._up = threading.Event()
-        self._thread = threading.Thread(target=self.worker.run, args=(self._ready,))
-        self._thread.start()
-        assert self._up.wait(30)
-        self.url = f"http://127.0.0.1:{self.ports.http}"
-
-    def _ready(self, ports: Ports) -> None:
-        import asyncio
-
-        self.ports = ports
-        self.loop = asyncio.get_running_loop()
-        self._up.set()
-
-    def close(self) -> None:
-        self.loop.call_soon_threadsafe(self.worker.stop)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
 
 
 def rankings(columns: Any) -> dict[str, Any]:

@@ -124,30 +124,7 @@ class App:
         if scope["type"] != "http":
             return
         headers = dict(cast("Headers", scope["headers"]))
-        given_id = headers.get(b"x-request-id")
-        request_id = _readable(given_id) if given_id is not None else ""
-        if not request_id and not scope["path"].startswith("/v2"):  # there the body may name one
-            request_id = self._responder.next_id()
-        try:
-            status, body, more = await self._route(scope, receive, headers, request_id)
-        except TowpathError as error:
-            status, body, more = self._refused(error)
-        except Exception:  # noqa: BLE001 - the edge: a fault of ours is logged whole, and is no bare 500 to the caller
-            _log.exception("a request to %s failed", scope["path"])
-            status, body, more = self._refused(
-                UnavailableError(
-                    "The request could not be answered.", mend="the server's log says why; try again later"
-                )
-            )
-        length = len(body)
-        if scope["method"] == "HEAD":
-            body = b""
-        out: Headers = [(b"content-length", b"%d" % length), *more]
-        if request_id:
-            out.append((b"x-request-id", request_id.encode()))
-        trace = headers.get(b"traceparent")
-        if trace is not None:
-            out.append((b"traceparent", trace))
+        status, body, out = await self.respond(scope["method"], scope["path"], headers, receive)
         if status == TooLargeError.status:
             out.append((b"connection", b"close"))
             await send({"type": "http.response.start", "status": status, "headers": out})
@@ -158,19 +135,54 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": out})
         await send({"type": "http.response.body", "body": body})
 
-    async def _route(
-        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], request_id: str
+    async def respond(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], given: "bytes | Receive"
     ) -> tuple[int, bytes, Headers]:
-        path = cast("str", scope["path"])
-        method = scope["method"]
+        """Answer one request; whatever goes wrong is an answer, too.
+
+        Args:
+            method: In capitals.
+            path: Without quotes and query.
+            headers: Names in lower case.
+            given: The whole body, or where it comes from.
+
+        Returns:
+            Status, body and headers, the body's length among them.
+        """
+        given_id = headers.get(b"x-request-id")
+        request_id = _readable(given_id) if given_id is not None else ""
+        if not request_id and not path.startswith("/v2"):  # there the body may name one
+            request_id = self._responder.next_id()
+        try:
+            status, body, more = await self._route(method, path, headers, given, request_id)
+        except TowpathError as error:
+            status, body, more = self._refused(error)
+        except Exception:  # noqa: BLE001 - the edge: a fault of ours is logged whole, and is no bare 500 to the caller
+            _log.exception("a request to %s failed", path)
+            status, body, more = self._refused(
+                UnavailableError(
+                    "The request could not be answered.", mend="the server's log says why; try again later"
+                )
+            )
+        out: Headers = [(b"content-length", b"%d" % len(body)), *more]
+        if request_id:
+            out.append((b"x-request-id", request_id.encode()))
+        trace = headers.get(b"traceparent")
+        if trace is not None:
+            out.append((b"traceparent", trace))
+        return status, b"" if method == "HEAD" else body, out
+
+    async def _route(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], given: "bytes | Receive", request_id: str
+    ) -> tuple[int, bytes, Headers]:
         if path.startswith("/predict/"):
             _only(method, "POST", path)
-            return await self._predict(path[9:], receive, headers, request_id)
+            return await self._predict(path[9:], given, headers, request_id)
         if path == "/v2" or path.startswith("/v2/"):
-            return await self._oip(path, method, receive, headers, request_id)
+            return await self._oip(path, method, given, headers, request_id)
         if path.startswith("/outcomes/"):
             _only(method, "POST", path)
-            return await self._outcome(path[10:], receive, headers)
+            return await self._outcome(path[10:], given, headers)
         if path not in _PLAIN_PATHS:
             raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
         _only(method, "GET", path)
@@ -180,11 +192,11 @@ class App:
         return (200 if self._health.ready else 503), orjson.dumps(self._health.says), [_JSON]
 
     async def _predict(
-        self, model: str, receive: Receive, headers: Mapping[bytes, bytes], request_id: str
+        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes], request_id: str
     ) -> tuple[int, bytes, Headers]:
         consumer = self._consumers.name_of(headers.get(b"authorization"))
         self._responder.deployment(model)  # an unknown model is refused before its body is read
-        rows = _rows_of(oip.decode_json(await self._body(receive, headers)))
+        rows = _rows_of(oip.decode_json(await self._body(given, headers)))
         if len(rows) > self._max_rows:
             raise TooLargeError(
                 f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
@@ -207,7 +219,7 @@ class App:
         return answered
 
     async def _oip(
-        self, path: str, method: str, receive: Receive, headers: Mapping[bytes, bytes], request_id: str
+        self, path: str, method: str, given: "bytes | Receive", headers: Mapping[bytes, bytes], request_id: str
     ) -> tuple[int, bytes, Headers]:
         parts = path.strip("/").split("/")[1:]
         match parts:
@@ -220,7 +232,7 @@ class App:
                 return _ready(ready=self._health.ready)
             case ["models", model, *rest]:
                 version, rest = (rest[1], rest[2:]) if len(rest) > 1 and rest[0] == "versions" else ("", rest)
-                return await self._oip_model(model, version, rest, method, receive, headers, request_id)
+                return await self._oip_model(model, version, rest, method, given, headers, request_id)
             case _:
                 raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="GET /v2")
 
@@ -230,7 +242,7 @@ class App:
         version: str,
         rest: list[str],
         method: str,
-        receive: Receive,
+        given: "bytes | Receive",
         headers: Mapping[bytes, bytes],
         request_id: str,
     ) -> tuple[int, bytes, Headers]:
@@ -239,7 +251,7 @@ class App:
             consumer = self._consumers.name_of(headers.get(b"authorization"))
             deployment = self._responder.deployment(model)
             version_of(deployment, version)
-            request = oip.decode(await self._body(receive, headers), _head_bytes(headers))
+            request = oip.decode(await self._body(given, headers), _head_bytes(headers))
             deployment = self._responder.deployment(model)  # again: a slow body may have outlived a promotion
             number = version_of(deployment, version)
             return await self._infer(deployment, request, number, consumer, headers, request_id)
@@ -287,7 +299,7 @@ class App:
         return 200, body, [_BINARY, (b"inference-header-content-length", b"%d" % head_bytes)]
 
     async def _outcome(
-        self, model: str, receive: Receive, headers: Mapping[bytes, bytes]
+        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
     ) -> tuple[int, bytes, Headers]:
         from towpath.journal.outcomes import outcome_rows
 
@@ -295,11 +307,11 @@ class App:
         deployment = self._responder.deployment(model)
         if self._outcomes is None:
             raise UnavailableError("This server keeps no journal.", mend="send outcomes to one that does")
-        given = oip.decode_json(await self._body(receive, headers))
-        if isinstance(given, dict):
-            given = cast("dict[str, Any]", given).get("outcomes", given)
+        sent = oip.decode_json(await self._body(given, headers))
+        if isinstance(sent, dict):
+            sent = cast("dict[str, Any]", sent).get("outcomes", sent)
         try:
-            posted = msgspec.convert(given if isinstance(given, list) else [given], list[Outcome])
+            posted = msgspec.convert(sent if isinstance(sent, list) else [sent], list[Outcome])
         except msgspec.ValidationError as error:
             raise InputError(
                 f"An outcome does not fit: {error}", mend="prediction_id, or entity_key and target_at"
@@ -310,9 +322,14 @@ class App:
         self._outcomes.outcomes(rows)
         return 202, orjson.dumps({"accepted": len(rows)}), [_JSON]
 
-    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+    async def _body(self, given: "bytes | Receive", headers: Mapping[bytes, bytes]) -> bytes:
         """The whole body; refused from its length before it is read, else as soon as it has grown too large."""
         limit = self._max_body_bytes
+        if isinstance(given, bytes):
+            if len(given) > limit:
+                raise _too_large(len(given), limit)
+            return given
+        receive = given
         declared = headers.get(b"content-length")
         if declared is not None and int(declared) > limit:
             raise _too_large(int(declared), limit)

@@ -269,7 +269,7 @@ class Worker:
     def _http(self) -> "tuple[uvicorn.Server, socket.socket]":
         import uvicorn
 
-        from towpath.serving.onewrite import OneWriteProtocol
+        from towpath.serving.shortway import ShortWayProtocol
 
         class QuietServer(uvicorn.Server):
             """Signals are the worker's, which drains first."""
@@ -290,7 +290,7 @@ class Worker:
         )
         config = uvicorn.Config(
             app,  # pyright: ignore[reportArgumentType] - a plain mapping of ours is an ASGI scope
-            http=OneWriteProtocol,
+            http=ShortWayProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
