@@ -20,10 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from towpath.models.manifest import Field, Signature
 from towpath.project.declarations import FallbackDeclaration, OutputDeclaration
-from towpath.serving.deployments import Fixed
 from towpath.serving.served import Served
-from towpath.serving.worker import Ports, Worker, WorkerConfig
-from towpath.settings import ServingSettings
 
 triton_grpc: Any = tritonclient.grpc  # it has no types
 triton_http: Any = tritonclient.http

@@ -10,11 +10,11 @@ from uvicorn.protocols.http.httptools_impl import (  # noqa: TID253 - imported w
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
-    from towpath.serving.http import Headers, Receive
+    from towpath.serving.http import Headers
 
-    Respond = Callable[[str, str, Mapping[bytes, bytes], bytes | Receive], Awaitable[tuple[int, bytes, Headers]]]
+    Answering = Coroutine[Any, Any, tuple[int, bytes, Headers]]
 
 __all__ = ["ShortWayProtocol"]
 
@@ -36,7 +36,7 @@ class ShortWayProtocol(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._respond: Respond | None = getattr(self.app, "respond", None)
+        self._respond: Any = getattr(self.app, "respond", None)
         self._short = _Short()
         self._reading = False
         """Whether the request that the parser is in goes the short way."""
@@ -80,10 +80,7 @@ class ShortWayProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._reading = False
-        respond: Any = self._respond
-        answer: Coroutine[Any, Any, tuple[int, bytes, Headers]] = respond(
-            "POST", self.url.decode("ascii"), self._given, self._body
-        )
+        answer: Answering = self._respond("POST", self.url.decode("ascii"), self._given, self._body)
         try:
             waits_for = answer.send(None)
         except StopIteration as done:
@@ -99,12 +96,13 @@ class ShortWayProtocol(HttpToolsProtocol):
 
     def _is_short(self, given: "Mapping[bytes, bytes]") -> bool:
         length = given.get(b"content-length")
-        parser, url = self.parser, self.url
+        parser: Any = self.parser
+        url = self.url
         return (
             length is not None
             and len(length) <= _LENGTH_DIGITS
             and int(length) <= _SHORT_BYTES
-            and (self.cycle is None or self.cycle.response_complete)
+            and (not self.cycle or self.cycle.response_complete)
             and not self.pipeline
             and self._respond is not None
             and parser.get_method() == b"POST"
@@ -121,7 +119,7 @@ class ShortWayProtocol(HttpToolsProtocol):
 
     # the answer
 
-    async def _rest(self, answer: "Coroutine[Any, Any, tuple[int, bytes, Headers]]", waits_for: Any) -> None:
+    async def _rest(self, answer: "Answering", waits_for: Any) -> None:
         await self._later(*await _going_on(answer, waits_for))
 
     async def _later(self, status: int, body: bytes, headers: "Headers") -> None:
@@ -166,7 +164,7 @@ class ShortWayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         left = self._quiet_since + self.timeout_keep_alive - self.loop.time()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self.cycle.response_complete:  # there is one, or the timer would not run
             left = max(left, _QUICK_AGAIN_S)
         if left > 0:
             self._look_again(left)
@@ -182,7 +180,7 @@ class ShortWayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _unset_keepalive_if_required(self) -> None:
-        """uvicorn cancels its timer with each packet; ours stays."""
+        """Uvicorn cancels its timer with each packet; ours stays."""
 
     def _look_again(self, in_s: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(in_s, self.timeout_keep_alive_handler)
