@@ -202,6 +202,7 @@ VERDICT = Verdict(
     rules=(Rule(name="segments", passed=False, reason="wape on 'price_band=low' 0.27 against 0.21 (limit 0.22)"),),
 )
 RECORD = Record(
+    schema=1,
     prediction_id="0195f2a4c1d07e4c8f5b6a3a0d9c1e2f",
     request_id="req-1",
     project="shop",
@@ -302,6 +303,11 @@ STORED: dict[str, msgspec.Struct] = {
         replaced={"host-1-0000.parquet": LATER},
     ),
     "record.msgpack": RECORD,
+    "record_2.msgpack": msgspec.structs.replace(
+        RECORD,
+        schema=2,
+        rows=msgspec.structs.replace(RECORD.rows, features=[b'{"prices.price":2.5,"prices.note":null}', None]),
+    ),
     "outcome_row.msgpack": OutcomeRow(
         outcome_id="9f86d081884c7d659a2feaa0c55ad015",
         project="shop",

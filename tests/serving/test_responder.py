@@ -33,7 +33,7 @@ def test_a_row_is_answered_by_the_champion_and_written_down() -> None:
     (record,) = journal.records
     assert (record.request_id, record.consumer, record.prediction_id) == ("r1", "brand_a", row.prediction_id)
     assert record.rows.prediction == [3.0]
-    assert record.rows.features == [ROW]
+    assert record.rows.features == [b'{"a":1.0,"b":2.0}']
     assert record.predicted_at == micros(AT)
 
 

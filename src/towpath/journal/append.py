@@ -17,7 +17,7 @@ import msgspec
 from towpath.clock import Clock
 from towpath.errors import UnavailableError
 from towpath.journal.frames import BESIDE, HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame
-from towpath.journal.record import Beside, OutcomeRow, Record
+from towpath.journal.record import Beside, OutcomeRow, Record, plain
 from towpath.types import Tier, micros
 
 __all__ = ["LOCK", "SUFFIX", "TIER_SHARES", "Journal", "identity"]
@@ -88,7 +88,7 @@ class Journal:
         self._sync_s = sync_ms / 1_000
         self._roll_bytes = roll_bytes
         self._roll_s = roll_s
-        self._encode_into = msgspec.msgpack.Encoder(enc_hook=_plain).encode_into
+        self._encode_into = msgspec.msgpack.Encoder(enc_hook=plain).encode_into
         self._lock = threading.Lock()
         self._buffer = bytearray(4_096)
         self._file: _File | None = None
@@ -330,9 +330,3 @@ def _used_bytes(folder: Path) -> int:
                 except FileNotFoundError:  # a flusher was here first
                     continue
     return total
-
-
-def _plain(value: object) -> object:
-    """What msgpack does not know: numpy's own numbers and arrays become Python's, the rest its text."""
-    listed = getattr(value, "tolist", None)
-    return str(value) if listed is None else listed()

@@ -10,6 +10,7 @@ from towpath.types import Reason
 __all__ = [
     "OUTCOME_COLUMNS",
     "PREDICTION_COLUMNS",
+    "RECORD_SCHEMA",
     "SCHEMA",
     "Beside",
     "DayManifest",
@@ -19,9 +20,12 @@ __all__ = [
     "Record",
     "Rows",
     "Run",
+    "json_of",
+    "plain",
 ]
 
 SCHEMA = 1
+RECORD_SCHEMA = 2
 
 PREDICTION_COLUMNS: dict[str, str] = {
     "prediction_id": "string",
@@ -96,6 +100,16 @@ RUN_COLUMNS: dict[str, str] = {
 """Column → Arrow type of a run; it is written when it starts and again when it ends."""
 
 
+def plain(value: object) -> object:
+    """What msgspec does not know: numpy's own numbers and arrays become Python's, the rest its text."""
+    listed = getattr(value, "tolist", None)
+    return str(value) if listed is None else listed()
+
+
+json_of = msgspec.json.Encoder(enc_hook=plain).encode
+"""JSON as records keep it; what is no number is null."""
+
+
 class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The rows of one request as columns; a column is null, or has one value a row.
 
@@ -120,7 +134,8 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False)
     experiment: list[str | None] | None = None
     propensity: list[Any] | None = None
     """A number a row, or of a ranking a list."""
-    features: list[dict[str, Any] | None] | None = None
+    features: list[dict[str, Any] | bytes | None] | None = None
+    """JSON of each row's features, so that the flusher copies it; schema 1 had the values."""
     feature_ref: list[str | None] | None = None
     fallback_prediction: list[float | None] | None = None
 
@@ -128,7 +143,7 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False)
 class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One request as it is appended to a worker's file; the flusher unfolds it to a row per prediction."""
 
-    schema: int = SCHEMA
+    schema: int = RECORD_SCHEMA
     prediction_id: str
     """Of the first row; row ``i`` is ``<prediction_id>-<i>`` where there are several."""
     request_id: str

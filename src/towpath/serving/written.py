@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from towpath.journal.record import Record, Rows
+from towpath.journal.record import Record, Rows, json_of
 from towpath.serving.answered import Answered
 from towpath.serving.served import Served
 from towpath.serving.work import Work, number_or_none
@@ -78,13 +78,13 @@ def _features(work: Work, base: Served) -> Any:
     if prepared is None:
         return None
     if work.ask.rows is not None and base.plain and base.scalar:
-        return [*work.ask.rows]
+        return [json_of(row) for row in work.ask.rows]
     names = range(work.answered.count)
     if prepared.online is None or work.keys is None:
         found = [base.features_of(prepared.columns, row) for row in names]
-        return found if base.scalar else [_kept(one) for one in found]
+        return [json_of(one if base.scalar else _kept(one)) for one in found]
     return [
-        base.features_of(prepared.columns, row)
+        json_of(base.features_of(prepared.columns, row))
         if point(work.keys[row] or "", base.manifest.model, "sample") < _FEATURE_SAMPLE_SHARE
         else None
         for row in names
@@ -131,9 +131,7 @@ def _kept(value: Mapping[str, Any]) -> Mapping[str, Any]:
         return value
     from hashlib import sha256
 
-    import msgspec
-
-    text = msgspec.json.encode(value)
+    text = json_of(value)
     if len(text) <= _KEPT_BYTES:
         return value
     return {"digest": f"sha256:{sha256(text).hexdigest()}", "size_bytes": len(text)}
