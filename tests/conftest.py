@@ -1,6 +1,12 @@
 """Fixtures that several rooms share: the real data, and engines that are skipped by name where they are missing."""
 
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +33,87 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data is missing (set TOWPATH_DATA; looked in '{folder}')")
     return folder
+
+
+class RedisServer:
+    """A private redis-server on a free port, in memory only; it can be killed, paused and started again."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port: int = found.getsockname()[1]
+        self._folder = folder
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def url(self, number: int = 0) -> str:
+        return f"redis://127.0.0.1:{self.port}/{number}"
+
+    def start(self) -> None:
+        """Begin, or begin again at the same port with nothing in it."""
+        program = [
+            "redis-server",
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            str(self._folder),
+        ]
+        self._process = subprocess.Popen([*program, *self._arguments], stdout=subprocess.DEVNULL)
+        for _ in range(500):
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as asked:
+                    asked.sendall(b"PING\r\n")
+                    if asked.recv(100)[:1] in b"+-":
+                        return
+            except OSError:
+                pass
+            time.sleep(0.01)
+        raise TimeoutError("redis-server did not start")
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def pause(self) -> None:
+        self._send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> str:
+    """Where redis-server is."""
+    found = shutil.which("redis-server")
+    if found is None:
+        missing("redis-server", "apt-get install redis-server")
+    return found or ""
+
+
+@pytest.fixture(scope="session")
+def shared_redis(redis_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for the whole run; whoever takes it leaves it running and keeps to a prefix of their own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_redis(redis_program: str, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, to kill and to pause."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -59,11 +59,11 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     objects: str = ".towpath/objects"
     """A folder, or a URL such as ``s3://bucket/prefix``."""
     online: str = "lmdb://.towpath/online"
-    """The scheme picks the engine: lmdb, redis."""
+    """The scheme picks the engine: lmdb for one machine; redis or valkey, with TLS rediss or valkeys, for many."""
     catalog: str = "sqlite:///.towpath/catalog.db"
     """What people look at; can be rebuilt from the objects it indexes."""
     online_timeout_ms: Annotated[int, Meta(ge=1, le=1_000)] = 20
-    """After this a read counts as missing."""
+    """After this a read for a model is given up, and its features count as missing."""
     keys: str = ".towpath/keys"
     """Folder of the signing key and of the public keys that are trusted."""
 

@@ -1,12 +1,13 @@
 """The online read: features of many entities and views at once, as columns, with what is missing and how old it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from towpath.errors import UnavailableError
 from towpath.features.build import SCHEMAS, schema_key
 from towpath.features.encoding import Decoded, RowSchema, decode
 from towpath.features.keys import key_bytes, key_part
@@ -39,14 +40,23 @@ class OnlineReader:
         online: Where the rows are.
         locks: The views as the version knows them.
         project: Whose model reads; views of another project are called ``project/view``. None calls all by their own name.
+        away: Told when the store cannot be read, and then everything is missing; unless given, the error is the caller's.
     """
 
-    def __init__(self, online: OnlineStore, locks: Sequence[FeatureLock], project: str | None = None) -> None:
+    def __init__(
+        self,
+        online: OnlineStore,
+        locks: Sequence[FeatureLock],
+        project: str | None = None,
+        *,
+        away: Callable[[UnavailableError], None] | None = None,
+    ) -> None:
         self._online = online
         self._views = [_View(kept, project) for kept in locks]
+        self._away = away
 
     def read(self, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> OnlineRows:
-        """Read the newest row of each view for each of `n` rows, as of now.
+        """Read the newest row of each view for each of `n` rows, as of now, in one trip to the store.
 
         Args:
             key_columns: Key column → one part a row. A view with a key column that is not given has no rows.
@@ -54,7 +64,7 @@ class OnlineReader:
             now_us: Microseconds since 1970; what ttl is counted from.
 
         Raises:
-            UnavailableError: The store cannot be read.
+            UnavailableError: The store cannot be read, and nobody was named to be told.
             FormatError: A row is damaged.
         """
         columns: dict[str, NDArray[Any]] = {}
@@ -62,8 +72,8 @@ class OnlineReader:
         names: list[str] = []
         gaps: list[NDArray[np.bool_]] = []
         refused = np.zeros(n, dtype=bool)
-        for view in self._views:
-            found = view.read(self._online, key_columns, n, now_us)
+        for view, values in zip(self._views, self._values(key_columns, n), strict=True):
+            found = view.decoded(values, now_us)
             event_us[view.called] = found.event_us
             for feature, name in zip(view.columns, view.names, strict=True):
                 column, gap = found.columns[feature.name], found.gaps.get(feature.name)
@@ -77,6 +87,45 @@ class OnlineReader:
                 columns[name] = column
         return OnlineRows(columns=columns, missing=_by_row(names, gaps, n), event_us=event_us, refused=refused)
 
+    def _values(self, key_columns: Mapping[str, Sequence[object]], n: int) -> list[Sequence[bytes | None]]:
+        """Per view one stored value a row; None where there is none, and everywhere while the store is away."""
+        nothing: list[bytes | None] = [None] * n
+        values: list[Sequence[bytes | None]] = [nothing for _ in self._views]
+        try:
+            self._find_schemas()
+            keys: dict[tuple[tuple[str, ...], ...], list[bytes | None]] = {}
+            asked: dict[int, list[bytes | None]] = {}
+            for place, view in enumerate(self._views):
+                if view.schema is None or any(key not in key_columns for key in view.entity):
+                    continue  # nothing was built yet, or nobody asked
+                alike = (view.entity, view.schema.keys)  # views of one entity share their keys
+                if alike not in keys:
+                    keys[alike] = _keys(view.entity, view.schema.keys, key_columns)
+                asked[place] = keys[alike]
+            whole = [[key for key in rows if key is not None] for rows in asked.values()]
+            tables = [self._views[place].table for place in asked]
+            found = self._online.read_many(list(zip(tables, whole, strict=True))) if asked else []
+        except UnavailableError as error:
+            if self._away is None:
+                raise
+            self._away(error)
+            return values
+        for (place, rows), given in zip(asked.items(), found, strict=True):
+            if len(given) == n:
+                values[place] = given
+            else:
+                row = iter(given)
+                values[place] = [None if key is None else next(row) for key in rows]
+        return values
+
+    def _find_schemas(self) -> None:
+        unknown = [view for view in self._views if view.schema is None]
+        if unknown:
+            asked = [(SCHEMAS, [schema_key(view.table, 1)]) for view in unknown]
+            for view, (stored,) in zip(unknown, self._online.read_many(asked), strict=True):
+                if stored is not None:
+                    view.schema = RowSchema.from_bytes(stored)
+
 
 class _View:
     """One view of a reader: where its rows are and what they look like, once they have been seen."""
@@ -86,42 +135,24 @@ class _View:
         self.called = kept.view if own else f"{kept.project}/{kept.view}"
         self.columns: Sequence[FeatureColumn] = kept.columns
         self.names = [f"{self.called}.{column.name}" for column in kept.columns]
+        self.entity = kept.entity
+        self.table = online_table(kept.project, kept.view, kept.fingerprint)
+        self.schema: RowSchema | None = None
         self._own_names = [column.name for column in kept.columns]
-        self._entity = kept.entity
         self._ttl_us = kept.ttl_us
-        self._table = online_table(kept.project, kept.view, kept.fingerprint)
-        self._schema: RowSchema | None = None
+        # While nothing was built types are as in the lock, all values null.
+        self._as_locked = RowSchema(keys=(), columns=tuple((c.name, c.type) for c in kept.columns))
 
-    def read(self, online: OnlineStore, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> Decoded:
-        schema = self._schema or self._find_schema(online)
-        if schema is None or any(key not in key_columns for key in self._entity):
-            # Nothing was built yet, or nobody asked: types are as in the lock, all values null.
-            schema = schema or RowSchema(keys=(), columns=tuple((c.name, c.type) for c in self.columns))
-            values: list[bytes | None] = [None] * n
-        else:
-            values = self._values(online, schema, key_columns, n)
-        return decode(values, schema, self._own_names, now_us=now_us, ttl_us=self._ttl_us)
+    def decoded(self, values: Sequence[bytes | None], now_us: int) -> Decoded:
+        return decode(values, self.schema or self._as_locked, self._own_names, now_us=now_us, ttl_us=self._ttl_us)
 
-    def _values(
-        self, online: OnlineStore, schema: RowSchema, key_columns: Mapping[str, Sequence[object]], n: int
-    ) -> list[bytes | None]:
-        parts = [
-            [key_part(value, kind) for value in key_columns[key]]
-            for key, kind in zip(self._entity, schema.keys, strict=True)
-        ]
-        keys = [None if None in row else key_bytes(row) for row in zip(*parts, strict=True)]
-        asked = [key for key in keys if key is not None]
-        found = online.read(self._table, asked)
-        if len(asked) == n:
-            return found
-        rows = iter(found)
-        return [None if key is None else next(rows) for key in keys]
 
-    def _find_schema(self, online: OnlineStore) -> RowSchema | None:
-        (stored,) = online.read(SCHEMAS, [schema_key(self._table, 1)])
-        if stored is not None:
-            self._schema = RowSchema.from_bytes(stored)
-        return self._schema
+def _keys(
+    entity: Sequence[str], kinds: Sequence[str], key_columns: Mapping[str, Sequence[object]]
+) -> list[bytes | None]:
+    """One key a row; None where a part is null or cannot be of the view's type."""
+    parts = [[key_part(value, kind) for value in key_columns[key]] for key, kind in zip(entity, kinds, strict=True)]
+    return [None if None in row else key_bytes(row) for row in zip(*parts, strict=True)]
 
 
 def _filled(column: NDArray[Any], gap: NDArray[np.bool_], default: object) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import lmdb
 
 from towpath.errors import UnavailableError
+from towpath.stores.online import PATIENT_MS, Health
 
 __all__ = ["LmdbOnlineStore"]
 
@@ -30,6 +31,7 @@ class LmdbOnlineStore:
     Args:
         url: ``lmdb://FOLDER``.
         folder: What a relative FOLDER is relative to.
+        timeout_ms: Of no use here: no read waits for anybody.
 
     Raises:
         UnavailableError: The folder cannot be opened.
@@ -43,7 +45,7 @@ class LmdbOnlineStore:
         >>> store.close()
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, *, timeout_ms: int = PATIENT_MS) -> None:  # noqa: ARG002 - the plug's arguments
         self._path = (folder / url.removeprefix("lmdb://")).resolve()
         self._closed = False
         with _open_lock:
@@ -78,14 +80,23 @@ class LmdbOnlineStore:
         Raises:
             UnavailableError: The file is damaged or away.
         """
+        return self.read_many([(table, keys)])[0]
+
+    def read_many(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """What `read` gives for each table and its keys, all as of one moment.
+
+        Raises:
+            UnavailableError: The file is damaged or away.
+        """
         with self._env.reading_lock, _errors(self._path):
             try:
-                return self._read(table, keys)
+                return self._read(asked)
             except lmdb.MapResizedError:
                 self._env.grown_elsewhere()
             except (lmdb.BadDbiError, lmdb.InvalidParameterError):
-                self._env.handles.pop(table, None)  # another process dropped it and made it anew
-            return self._read(table, keys)
+                for table, _ in asked:
+                    self._env.handles.pop(table, None)  # another process dropped it and made it anew
+            return self._read(asked)
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted."""
@@ -110,6 +121,14 @@ class LmdbOnlineStore:
                     txn.drop(handle, delete=True)
                 self._env.handles.pop(table, None)
 
+    def health(self) -> Health:
+        """How large the file is."""
+        with self._env.reading_lock, _errors(self._path):
+            used, mapped = self._env.size_bytes()
+        return Health(
+            detail=f"lmdb://{self._path}: {used >> 20} of {mapped >> 20} MiB, grows as it must", one_machine=True
+        )
+
     def close(self) -> None:
         """Let go of the folder; the last of this process's stores closes it."""
         with _open_lock:
@@ -131,13 +150,16 @@ class LmdbOnlineStore:
                 if standing is None or standing[_TIMES] <= value[_TIMES]:
                     put(key, value, db=handle)
 
-    def _read(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        handle = self._env.handle(table)
-        if handle is None:
-            return [None] * len(keys)
+    def _read(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        handles = [self._env.handle(table) for table, _ in asked]
         with self._env.begin() as txn:
             get = txn.get
-            return [get(key if len(key) <= _KEY_BYTES else _stored(key), None, handle) for key in keys]
+            return [
+                [None] * len(keys)
+                if handle is None
+                else [get(key if len(key) <= _KEY_BYTES else _stored(key), None, handle) for key in keys]
+                for handle, (_, keys) in zip(handles, asked, strict=True)
+            ]
 
 
 class _Environment:
@@ -175,6 +197,11 @@ class _Environment:
             except (lmdb.NotFoundError, lmdb.ReadonlyError):
                 return None
         return self.handles[table]
+
+    def size_bytes(self) -> tuple[int, int]:
+        """Of the file that holds rows, and of the map that it may fill before it grows."""
+        known = self._lmdb.info()
+        return known["last_pgno"] * self._lmdb.stat()["psize"], known["map_size"]
 
     def grow(self) -> None:
         with self.reading_lock:
