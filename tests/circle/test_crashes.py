@@ -62,6 +62,20 @@ def test_a_train_that_died_between_its_objects_leaves_no_half_version(project: P
     assert not list((project / ".towpath" / "runs").glob("*/*")), "a run's folder was left behind"
 
 
+def test_a_train_that_died_when_its_version_stood_is_done_when_runs_are_listed(project: Path) -> None:
+    at = ("--project", project)
+    # given a training that dies after the manifest, and one that dies before its folder is removed
+    killed("towpath.training.runs:Runs.finish", 0, "train", "demand", *at)
+    killed("towpath.training.runs:shutil.rmtree", 0, "train", "demand", *at)
+    assert [row["version"] for row in inside("show", "demand", "--json", *at).json["versions"]] == [3, 2, 1]
+    # when somebody lists the runs
+    runs = inside("runs", "--json", *at).json
+    # then each has its version, and no folder is left
+    assert {run["version"]: (run["status"], run["folder"]) for run in runs} == dict.fromkeys((1, 2, 3), ("done", ""))
+    assert all(run["metrics"]["wape"] > 0 for run in runs)
+    assert not list((project / ".towpath" / "runs").iterdir())
+
+
 def test_with_the_command_its_training_job_dies(project: Path) -> None:
     code = project / "models" / "demand" / "model.py"
     whole = code.read_text()

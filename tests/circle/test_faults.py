@@ -224,3 +224,40 @@ def workers_with(log: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process numbers below a process → their commands."""
+    found: dict[int, str] = {}
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            with contextlib.suppress(OSError):
+                found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            found |= descendants(child)
+    return found
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("verb", ["serve", "up"])
+def test_a_server_that_is_stopped_while_it_starts_ends_well_and_leaves_nobody(
+    verb: str, sign: signal.Signals, project: Path, tmp_path: Path
+) -> None:
+    more = ("--console-port", "0") if verb == "up" else ()
+    with (tmp_path / "log").open("w") as log:
+        starting = subprocess.Popen(
+            [*TOW, verb, "--port", "0", "--grpc-port", "0", *more, "--project", str(project)],
+            stdout=log,
+            stderr=log,
+            env=environment(),
+        )
+    below = eventually(
+        lambda: any("serving.child" in one for one in descendants(starting.pid).values()) and descendants(starting.pid)
+    )
+    starting.send_signal(sign)
+    assert starting.wait(60) == 0, (tmp_path / "log").read_text()
+    eventually(lambda: not [pid for pid in below if Path(f"/proc/{pid}").exists()], 20)
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -217,3 +217,48 @@ def test_a_server_that_is_away_is_unavailable_and_its_password_is_not_told() -> 
 def test_another_kind_of_address_is_refused(url: str) -> None:
     with pytest.raises(InputError, match=r"catalog|database"):
         Catalog(url)
+
+
+@pytest.mark.parametrize("log", ["folded", "left"])
+def test_a_catalog_that_may_not_be_written_is_read(log: str, tmp_path: Path) -> None:
+    # given a catalog as somebody left it, in a file system that is mounted read only
+    whole = Catalog("sqlite:///catalog.db", tmp_path)
+    whole.write(CHECK, project="shop", monitor="one", at_us=1)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    if log == "left":  # as a killed writer leaves it: the newest rows stand in its log alone
+        for name in ("catalog.db", "catalog.db-wal", "catalog.db-shm"):
+            shutil.copy(tmp_path / name, kept)
+    whole.close()
+    if log == "folded":
+        shutil.copy(tmp_path / "catalog.db", kept)
+    reader = """
+import sys
+from towpath.errors import UnavailableError
+from towpath.stores.catalog import Catalog
+catalog = Catalog("sqlite:///" + sys.argv[1] + "/catalog.db")
+print(catalog.read("select monitor from checks"))
+try:
+    catalog.write("delete from checks")
+except UnavailableError as error:
+    print(error.what)
+"""
+    mounted = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"',
+        str(kept),
+    ]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("nothing can be mounted here")
+    # when it is asked
+    done = subprocess.run(
+        [*mounted, sys.executable, "-c", reader, str(kept)], capture_output=True, text=True, check=False
+    )
+    # then it answers, and says what it cannot do
+    assert done.stdout.splitlines() == ["[{'monitor': 'one'}]", "The catalog can only be read here."], done

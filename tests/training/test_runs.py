@@ -64,10 +64,10 @@ def test_a_run_of_another_machine_or_project_is_left_alone(runs: Runs, catalog: 
     with runs.start("demand") as run:
         runs.finish(run.run_id)
     catalog.write("update runs set status = 'running', host = 'another'")
-    assert runs.mark_orphans() == []
+    assert runs.settle() == []
     assert Runs(catalog, "search", tmp_path, FixedClock("2011-09-01")).newest() == []
     catalog.write("update runs set host = :host", host=run.host)
-    assert runs.mark_orphans() == [run.run_id]
+    assert runs.settle() == [run.run_id]
 
 
 def test_a_run_is_found_by_the_beginning_of_its_name_and_a_wrong_one_offers_the_nearest(runs: Runs) -> None:

@@ -223,7 +223,7 @@ def test_after_kill_nine_the_next_run_marks_the_orphan_and_is_right(shop: Shop) 
         assert host.stdout.readline() == "working\n"
         (left,) = shop.runs.newest()
         # while it works nobody takes it for dead
-        assert shop.runs.mark_orphans() == []
+        assert shop.runs.settle() == []
     finally:
         host.kill()
         host.wait(20)

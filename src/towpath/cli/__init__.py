@@ -5,7 +5,9 @@ Exit codes: 0 fine; 1 the answer is no (a gate refused, a monitor fails); 2 usag
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -106,6 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What stands after ``tow``; the process's own unless given.
     """
+    if threading.current_thread() is threading.main_thread():
+        # SIGTERM ends a command as Ctrl-C does: what it began is closed, and no process of its own stays behind
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "_TOW_COMPLETE" in os.environ:  # a shell asks for completions; click answers
         tow.main(prog_name="tow")
     try:

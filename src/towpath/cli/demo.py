@@ -126,7 +126,7 @@ def _replay(folder: Path, data: Path, *, no_wait: bool) -> None:
     from towpath.console import run
     from towpath.platform import Platform
 
-    with Platform.open(folder).at(replayed.until) as platform:
+    with Platform.open(folder).at(replayed.matured_at) as platform:
         run(
             platform,
             host="127.0.0.1",

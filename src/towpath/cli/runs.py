@@ -1,11 +1,18 @@
 """``tow runs``: what was trained, from what, with what result."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from towpath.cli.options import json_option, project_option
 from towpath.cli.show import as_json_asked, show
+from towpath.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from towpath.platform import Platform
+    from towpath.training import Runs
 
 
 @click.group("runs", invoke_without_command=True)
@@ -22,7 +29,7 @@ def command(ctx: click.Context, model: str | None, limit: int, project: Path) ->
     from towpath.platform import Platform
 
     with Platform.open(project) as platform:
-        found = platform.runs.newest(model, limit=limit)
+        found = _settled(platform).newest(model, limit=limit)
     show(found if as_json_asked() else [_line(run) for run in found], empty="No runs yet: tow train MODEL")
 
 
@@ -35,7 +42,7 @@ def show_run(run: str, project: Path) -> None:
     from towpath.platform import Platform
 
     with Platform.open(project) as platform:
-        show(platform.runs.show(run))
+        show(_settled(platform).show(run))
 
 
 @command.command("compare")
@@ -48,7 +55,14 @@ def compare(left: str, right: str, project: Path) -> None:
     from towpath.platform import Platform
 
     with Platform.open(project) as platform:
-        show(platform.runs.compare(left, right), empty="The two do not differ.")
+        show(_settled(platform).compare(left, right), empty="The two do not differ.")
+
+
+def _settled(platform: "Platform") -> "Runs":
+    """The runs, after those whose process is gone were closed; in a folder that can only be read, as they stand."""
+    with suppress(UnavailableError):
+        platform.runs.settle()
+    return platform.runs
 
 
 def _line(run: object) -> dict[str, object]:

@@ -50,16 +50,15 @@ def command(file: Path | None, project: Path, **given: Any) -> None:
     from towpath.serving.logs import configure
 
     configure()
-    if file is not None:
-        if given["store"]:
-            raise InputError(
-                "FILE and --store are two ways; take one.", mend="tow serve FILE, or tow serve --store URL"
-            )
-        code = _serve_file(file, given)
-    elif given["store"]:
-        code = _serve_store(given)
-    else:
-        code = _serve_project(project, given)
+    if file is not None and given["store"]:
+        raise InputError("FILE and --store are two ways; take one.", mend="tow serve FILE, or tow serve --store URL")
+    try:
+        if file is not None:
+            code = _serve_file(file, given)
+        else:
+            code = _serve_store(given) if given["store"] else _serve_project(project, given)
+    except KeyboardInterrupt:  # told to stop before anybody was let in: there is nothing to drain
+        code = 0
     raise click.exceptions.Exit(code)
 
 

@@ -73,6 +73,8 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     since: datetime
     until: datetime
+    matured_at: datetime
+    """When the last of these answers had come true; the moment to look at them."""
     trading_days: int
     """Days with a finished run."""
     rows: int
@@ -325,6 +327,7 @@ def _summary(platform: "Platform", begin: datetime, end: datetime) -> Replayed:
         model=MODEL,
         since=begin,
         until=end,
+        matured_at=last.now(),
         trading_days=days[0]["n"],
         rows=sum(row["n"] for row in sources),
         zero_rows=int((_floats(matured, "actual") == 0).sum()),

@@ -420,8 +420,8 @@ class ModelHandle:
         return versions.versions(self.platform.objects, self.name)
 
 
-def history_rows(platform: "Platform", model: str) -> list[HistoryRow]:
-    """The log of any model of the store, oldest first."""
+def history_rows(platform: "Platform", model: str, *, until: datetime | None = None) -> list[HistoryRow]:
+    """The log of any model of the store, oldest first; what had happened at a moment where one is given."""
     from towpath.registry import history
 
     return [
@@ -437,30 +437,41 @@ def history_rows(platform: "Platform", model: str) -> list[HistoryRow]:
             verdict=entry.event.verdict,
         )
         for entry in history.entries(platform.objects, model)
+        if until is None or entry.event.at <= until
     ]
 
 
-def version_rows(platform: "Platform", model: str) -> list[VersionRow]:
-    """The versions of any model of the store, newest first; looked at, not trusted."""
+def version_rows(platform: "Platform", model: str, *, until: datetime | None = None) -> list[VersionRow]:
+    """The versions of any model of the store, newest first; looked at, not trusted. As of a moment where one is given."""
     from towpath.registry import history, versions
 
-    entry = history.current(platform.objects, model)
+    if until is None:
+        entry = history.current(platform.objects, model)
+        champion = entry.state.champion if entry else None
+    else:
+        champion = history.champion_at(history.entries(platform.objects, model), until)
     rows: list[VersionRow] = []
     for number in reversed(versions.versions(platform.objects, model)):
         manifest = versions.manifest(platform.objects, model, number, None)
-        verdicts = versions.verdicts(platform.objects, model, number, None)
+        if until is not None and manifest.created_at > until:
+            continue
+        verdicts = [
+            verdict
+            for verdict in versions.verdicts(platform.objects, model, number, None).values()
+            if until is None or verdict.at <= until
+        ]
         training = manifest.training
         rows.append(
             VersionRow(
                 version=number,
-                champion=bool(entry and entry.state.champion == number),
+                champion=champion == number,
                 created_at=manifest.created_at,
                 created_by=manifest.created_by,
                 as_of=training.as_of if training else None,
                 format=manifest.artefact.format,
                 rows=training.rows if training else None,
                 metrics=training.metrics if training else {},
-                passed=list(verdicts.values())[-1].passed if verdicts else None,
+                passed=verdicts[-1].passed if verdicts else None,
                 run_id=training.run_id if training else None,
             )
         )

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -203,9 +203,16 @@ class Platform:
     @property
     def runs(self) -> "Runs":
         """Training and batch runs in the catalog."""
+        from towpath.platform.training import published
         from towpath.training.runs import Runs
 
-        return Runs(self.catalog, self.settings.project.name, self.folder / ".towpath" / "runs", self.clock)
+        return Runs(
+            self.catalog,
+            self.settings.project.name,
+            self.folder / ".towpath" / "runs",
+            self.clock,
+            published=partial(published, self.objects),
+        )
 
     def engine(self) -> "Engine":
         """A new DuckDB engine for journal SQL, with the memory and threads of ``[warehouse]``."""

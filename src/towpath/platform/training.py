@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from towpath.models.manifest import FeatureLock
     from towpath.platform.lifecycle import ModelHandle
-    from towpath.training import Trained
+    from towpath.stores.objects import Objects
+    from towpath.training import Published, Trained
 
-__all__ = ["TrainedVersion", "spine_parameters", "train"]
+__all__ = ["TrainedVersion", "published", "spine_parameters", "train"]
 
 BEGINNING = utc("1900-01-01")
 """What ``:since`` is where nobody said otherwise."""
@@ -97,8 +98,8 @@ def train(
         publish=publish,
     )
     platform.trust_again()  # the first version may have made the key
-    platform.runs.note(trained.run_id, folder="")
     shutil.rmtree(trained.folder, ignore_errors=True)
+    platform.runs.note(trained.run_id, folder="")  # last: whoever settles a dead run looks where its folder was
     return TrainedVersion(
         model=handle.name,
         version=number,
@@ -112,6 +113,18 @@ def train(
         unseen=trained.unseen,
         sample_share=sample_share,
     )
+
+
+def published(objects: "Objects", model: str, run_id: str) -> "Published | None":
+    """The version that a run published, also where it died before it could say so; none where it did not get that far."""
+    from towpath.registry import versions
+    from towpath.training import Published
+
+    for number in reversed(versions.versions(objects, model)):
+        made_from = versions.manifest(objects, model, number, None).training
+        if made_from is not None and made_from.run_id == run_id:
+            return Published(version=number, metrics=made_from.metrics)
+    return None
 
 
 def spine_parameters(handle: "ModelHandle") -> dict[str, object]:

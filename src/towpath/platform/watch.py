@@ -181,11 +181,13 @@ class Watch:
         member = self._member(model) if model in names else None
         if member is None:
             raise UnknownError(f"There is no model '{model}'{nearest(model, names)}", mend="the fleet is at /")
-        watched, history = member.watched, history_rows(platform, model)
-        rows = version_rows(platform, model)
+        now = platform.now()
+        watched, history = member.watched, history_rows(platform, model, until=now)
+        rows = version_rows(platform, model, until=now)
         described: list[dict[str, Any]] = []
         for row in rows:
-            verdicts = list(versions.verdicts(platform.objects, model, row.version, None).values())
+            every = versions.verdicts(platform.objects, model, row.version, None).values()
+            verdicts = [verdict for verdict in every if verdict.at <= now]
             described.append(msgspec.structs.asdict(row) | {"rules": verdicts[-1].rules if verdicts else ()})
         newest = versions.manifest(platform.objects, model, rows[0].version, None) if rows else None
         charter = newest.charter if newest else None
@@ -219,10 +221,12 @@ class Watch:
         return engine
 
     def _state(self, model: str) -> Any:
+        """The state of the model's log at this platform's moment."""
         from towpath.registry import history
 
-        entry = history.current(self._platform.objects, model)
-        return entry.state if entry else None
+        now = self._platform.now()
+        log = [entry for entry in history.entries(self._platform.objects, model) if entry.event.at <= now]
+        return log[-1].state if log else None
 
     def _member(self, model: str) -> Member | None:
         from towpath.registry import claims, history, versions

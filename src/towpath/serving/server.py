@@ -114,6 +114,8 @@ def serve_store(
     Returns:
         The exit code: 0 after a drain.
     """
+    from towpath.serving.supervisor import told_to_stop
+
     server = store_server(
         settings,
         objects_url=objects_url,
@@ -126,10 +128,11 @@ def serve_store(
         insecure_open=insecure_open,
         clock=clock,
     )
-    ports = server.start()
-    if on_ready is not None:
-        on_ready(ports)
-    return server.wait()
+    with told_to_stop() as asked:
+        ports = server.start(asked)
+        if on_ready is not None and not asked.is_set():
+            on_ready(ports)
+        return server.wait(asked)
 
 
 def serve_file(

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -24,7 +26,7 @@ from towpath.errors import TowpathError, UnavailableError
 from towpath.serving.worker import Ports, WorkerConfig, listening
 from towpath.stores.objects import Objects
 
-__all__ = ["Flusher", "Supervisor"]
+__all__ = ["Flusher", "Supervisor", "told_to_stop"]
 
 _log = logging.getLogger("towpath.serving")
 _START_S = 120.0
@@ -35,6 +37,22 @@ _QUICK_S = 2.0
 _PATIENCE_S = 5.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """One row is quickest on one thread, and workers must not fight for cores; a variable that is set already stays."""
+
+
+@contextmanager
+def told_to_stop() -> Generator[threading.Event]:
+    """An event that SIGTERM and SIGINT set while the block runs; from the main thread only."""
+    asked = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Flusher:
@@ -179,8 +197,11 @@ class Supervisor:
         """Of the living workers."""
         return [child.process.pid for child in self._children if not child.dead]
 
-    def start(self) -> Ports:
+    def start(self, asked: threading.Event | None = None) -> Ports:
         """Take the ports, spawn the workers, and come back when all of them answer.
+
+        Args:
+            asked: Of `told_to_stop`; when it is set nobody is waited for.
 
         Raises:
             RefusedError: A port is taken.
@@ -189,7 +210,7 @@ class Supervisor:
         self._hold_ports()
         self._children = [_Child(self._of_slot(slot)) for slot in range(self._config.workers)]
         until = time.monotonic() + _START_S
-        while not all(child.ports for child in self._children):
+        while not all(child.ports for child in self._children) and not (asked is not None and asked.is_set()):
             for child in self._children:
                 child.listen()
             fallen = [child for child in self._children if child.dead and child.ports is None]
@@ -203,25 +224,18 @@ class Supervisor:
         self._thread.start()
         return self.ports
 
-    def wait(self) -> int:
+    def wait(self, asked: threading.Event) -> int:
         """Block until SIGTERM, SIGINT or `stop`; then drain.
+
+        Args:
+            asked: Of `told_to_stop`.
 
         Returns:
             0, once no child is left.
         """
-        asked = threading.Event()
-
-        def ask(_number: int, _frame: FrameType | None) -> None:
-            asked.set()
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            while not asked.is_set() and not self._stop.is_set():
-                asked.wait(_TICK_S * 4)
-            self.stop()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        while not asked.is_set() and not self._stop.is_set():
+            asked.wait(_TICK_S * 4)
+        self.stop()
         return 0
 
     def stop(self) -> None:

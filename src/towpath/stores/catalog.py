@@ -1,11 +1,13 @@
 """What people look at: runs, incidents and checks, in SQLite or PostgreSQL, written by many processes at once."""
 
+import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from towpath.errors import ConflictError, ExtraError, FormatError, InputError, UnavailableError
 from towpath.settings import masked
@@ -156,6 +158,10 @@ class Catalog:
                     self.url,
                     "move the file away: versions, champions and the journal do not live in it, runs and incidents start anew",
                 ) from error
+            if "readonly" in said:
+                raise UnavailableError(
+                    "The catalog can only be read here.", self.url, "check the rights of its file and folder"
+                ) from error
             if isinstance(error, OperationalError | InterfaceError) and "syntax error" not in said:
                 mend = (
                     "another process holds it; wait"
@@ -185,9 +191,24 @@ def _engine(url: str, folder: Path) -> "Engine":
             ) from error
     if kind != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise InputError(f"The catalog cannot be '{masked(url)}'.", "stores.catalog", kinds)
-    path = folder / parsed.database
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = (folder / parsed.database).resolve()
+    if path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return _read_only(path)
+    with suppress(PermissionError, NotADirectoryError):  # the connection says it with the catalog's name
+        path.parent.mkdir(parents=True, exist_ok=True)
     return _sqlite(parsed.set(database=str(path)))
+
+
+def _read_only(path: Path) -> "Engine":
+    """A database that this process may read and not write, such as that of a mounted copy."""
+    from sqlalchemy import create_engine
+
+    # SQLite wants to write beside a database in WAL mode even where it only reads, unless it is told that nobody writes
+    log = path.with_name(f"{path.name}-wal")
+    still = "" if log.is_file() and log.stat().st_size else "&immutable=1"
+    return create_engine(
+        f"sqlite:///file:{quote(str(path))}?mode=ro{still}&uri=true", connect_args={"timeout": _BUSY_S}
+    )
 
 
 def _sqlite(url: "URL") -> "Engine":

@@ -6,7 +6,7 @@ import platform
 import secrets
 import shutil
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from towpath.errors import UnknownError, nearest
 from towpath.stores.catalog import Catalog
 from towpath.types import micros
 
-__all__ = ["Difference", "Run", "Runs", "Segment"]
+__all__ = ["Difference", "Published", "Run", "Runs", "Segment"]
 
 Status = Literal["running", "done", "failed", "orphaned"]
 """Orphaned: its process ended without a word, so nothing of it counts."""
@@ -81,6 +81,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that stands, as the run that made it would have noted it."""
+
+    version: int
+    metrics: dict[str, float] = {}
+
+
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One thing in which two runs differ."""
 
@@ -100,10 +107,20 @@ class Runs:
         project: Whose they are.
         folder: Where each run gets a folder of its own while it works.
         clock: What time it is.
+        published: Model and run → the version that the run published, if it got that far; nobody knows unless given.
     """
 
-    def __init__(self, catalog: Catalog, project: str, folder: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        project: str,
+        folder: Path,
+        clock: Clock,
+        *,
+        published: Callable[[str, str], Published | None] | None = None,
+    ) -> None:
         self._catalog = catalog
+        self._published = published
         self._project = project
         self._folder = folder
         self._clock = clock
@@ -112,14 +129,14 @@ class Runs:
     def start(self, model: str, kind: str = "train", **known: Any) -> Generator["Run", None, None]:
         """Open a run; the block does the work, and a run that it leaves unfinished is a failed one.
 
-        Runs of this machine whose process ended without a word (``kill -9``, power) are marked as orphaned first.
+        Runs of this machine whose process ended without a word (``kill -9``, power) are settled first.
 
         Args:
             model: Whose run it is.
             kind: ``train`` or ``predict``.
             known: Further columns that are known at the start, such as ``as_of_us`` and ``seed``.
         """
-        self.mark_orphans()
+        self.settle()
         now = self._clock.now()
         run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         folder = self._folder / run_id
@@ -159,23 +176,36 @@ class Runs:
         """Write down what became known while it runs, or later, such as ``version``."""
         self._update(run_id, **columns)
 
-    def mark_orphans(self) -> list[str]:
-        """Close the runs of this machine whose process is gone, and give their names.
+    def settle(self) -> list[str]:
+        """Close the runs of this machine whose process is gone, remove what they left, and give their names.
 
-        A working run holds a lock on a file of its folder, which ends with its process however that dies.
+        A working run holds a lock on a file of its folder, which ends with its process however that dies. One whose version
+        stands is done, because a version that has its manifest is whole; every other one is orphaned.
         """
-        orphans: list[str] = []
+        settled: list[str] = []
         for row in self._catalog.read(
-            "select run_id, folder from runs where project = :project and status = 'running' and host = :host",
+            "select run_id, model, status, folder from runs where project = :project and host = :host and folder <> ''",
             project=self._project,
             host=platform.node(),
         ):
             with contextlib.suppress(BlockingIOError):
                 lock = Path(row["folder"]) / _LOCK
                 with _held(lock) if lock.exists() else contextlib.nullcontext():
-                    self.fail(row["run_id"], "Its process ended without a word (killed, or no power).", "orphaned")
-                    orphans.append(row["run_id"])
-        return orphans
+                    if row["status"] == "running":
+                        self._close_dead(row["run_id"], row["model"])
+                        settled.append(row["run_id"])
+                    elif self._published is not None and row["status"] == "done":  # it died before its last step
+                        shutil.rmtree(row["folder"], ignore_errors=True)
+                        self._update(row["run_id"], folder="")
+        return settled
+
+    def _close_dead(self, run_id: str, model: str) -> None:
+        found = None if self._published is None else self._published(model, run_id)
+        if found is None:
+            self.fail(run_id, "Its process ended without a word (killed, or no power).", "orphaned")
+            return
+        shutil.rmtree(self.show(run_id).folder, ignore_errors=True)
+        self.finish(run_id, version=found.version, metrics=found.metrics, folder="")
 
     def newest(self, model: str | None = None, *, limit: int = 50) -> list[Run]:
         """Runs, newest first.

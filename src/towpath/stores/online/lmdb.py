@@ -1,5 +1,6 @@
 """The embedded online store: one LMDB environment in a folder, shared by all processes of one machine."""
 
+import os
 import threading
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -176,6 +177,9 @@ class _Environment:
         self.handles: dict[str, Any] = {}
         with _errors(path):
             path.mkdir(parents=True, exist_ok=True)
+            # A folder that may only be read has no place for LMDB's lock. A read takes microseconds, and only two commits of
+            # somebody who may write, within them, could take its pages away.
+            writable = os.access(path, os.W_OK)
             self._lmdb = lmdb.open(
                 str(path),
                 map_size=_FIRST_MAP_BYTES,
@@ -183,8 +187,11 @@ class _Environment:
                 max_readers=1_024,
                 readahead=False,
                 metasync=False,
+                readonly=not writable,
+                lock=writable,
             )
-            self._lmdb.reader_check()  # readers that were killed would keep old pages for ever
+            if writable:
+                self._lmdb.reader_check()  # readers that were killed would keep old pages for ever
 
     def begin(self, *, write: bool = False) -> Any:
         return self._lmdb.begin(write=write)
