@@ -4,6 +4,7 @@ from towpath.features.build import Built, build
 from towpath.features.keys import entity_key, key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.features.online import OnlineReader, OnlineRows
+from towpath.features.push import PushedRow, RefusedRow, RowForm
 from towpath.features.training_set import training_set, with_defaults
 from towpath.features.views import View, describe, features_by_view, lock, view_of_lock
 
@@ -13,6 +14,9 @@ __all__ = [
     "FeatureLock",
     "OnlineReader",
     "OnlineRows",
+    "PushedRow",
+    "RefusedRow",
+    "RowForm",
     "View",
     "build",
     "describe",

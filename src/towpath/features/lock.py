@@ -37,3 +37,7 @@ class FeatureLock(msgspec.Struct, frozen=True, kw_only=True):
     """The features that the model reads, in the order of the online row."""
     sql: str = ""
     """The view's file, whole."""
+    key_types: tuple[str, ...] = ()
+    """Arrow types of `entity`; empty in what was locked before rows could be pushed."""
+    row: tuple[tuple[str, str], ...] = ()
+    """All features of the view and their Arrow types, in the order of the online row, which a pushed row fills whole."""

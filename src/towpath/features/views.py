@@ -164,6 +164,8 @@ def lock(
                 ttl_us=None if ttl is None else (ttl.days * 86_400 + ttl.seconds) * 1_000_000 + ttl.microseconds,
                 columns=tuple(columns),
                 sql=view.query.text,
+                key_types=view.key_types,
+                row=view.columns,
             )
         )
     return tuple(locks)

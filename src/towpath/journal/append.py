@@ -16,8 +16,8 @@ import msgspec
 
 from towpath.clock import Clock
 from towpath.errors import UnavailableError
-from towpath.journal.frames import BESIDE, HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame
-from towpath.journal.record import Beside, OutcomeRow, Record, plain
+from towpath.journal.frames import BESIDE, HEADER_BYTES, LANDED, MARK, OUTCOMES, RECORD, close_frame
+from towpath.journal.record import Beside, LandedRow, OutcomeRow, Record, plain
 from towpath.types import Tier, micros
 
 __all__ = ["LOCK", "SUFFIX", "TIER_SHARES", "Journal", "identity"]
@@ -136,15 +136,15 @@ class Journal:
         Raises:
             UnavailableError: They were not written, because the disk is full or the budget is used up.
         """
-        if not rows:
-            return
-        with self._lock:
-            if not self._write(OUTCOMES, list(rows), self._limits["critical"]):
-                raise UnavailableError(
-                    f"{len(rows)} outcomes were not kept: {self._dropping_because}.",
-                    str(self.folder),
-                    "send them again later",
-                )
+        self._write_all(OUTCOMES, rows, "outcomes")
+
+    def landed(self, rows: Sequence[LandedRow]) -> None:
+        """Write feature rows that were pushed; all rows or none, and who sent them may be told that they are kept.
+
+        Raises:
+            UnavailableError: They were not written, because the disk is full or the budget is used up.
+        """
+        self._write_all(LANDED, rows, "feature rows")
 
     def roll(self) -> None:
         """Close the file in use, so that it may be flushed; the next record opens another."""
@@ -161,6 +161,17 @@ class Journal:
         self._wake.set()
         self._thread.join()
         self._sync()
+
+    def _write_all(self, kind: int, rows: Sequence[object], called: str) -> None:
+        if not rows:
+            return
+        with self._lock:
+            if not self._write(kind, list(rows), self._limits["critical"]):
+                raise UnavailableError(
+                    f"{len(rows)} {called} were not kept: {self._dropping_because}.",
+                    str(self.folder),
+                    "send them again later",
+                )
 
     def _write(self, kind: int, payload: object, limit_bytes: int) -> bool:
         buffer = self._buffer

@@ -20,7 +20,20 @@ from towpath.stores.objects import Objects
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ROOT", "add", "compact", "day_files", "newest", "put_file", "rows_of", "source", "write_rows", "write_run"]
+__all__ = [
+    "ROOT",
+    "add",
+    "compact",
+    "day_column",
+    "day_files",
+    "landing",
+    "newest",
+    "put_file",
+    "rows_of",
+    "source",
+    "write_rows",
+    "write_run",
+]
 
 ROOT = "journal"
 _GROUP_FILES = 60
@@ -29,7 +42,17 @@ _KEPT_MANIFESTS = 20
 _READERS = 16
 _GRACE = timedelta(hours=1)
 _MERGED = re.compile(r"-merged(\d)-[0-9a-f]{16}$")
-_DAY_OF = {"predictions": "predicted_at", "outcomes": "happened_at", "runs": "started_at"}
+_DAY_OF = {"predictions": "predicted_at", "outcomes": "happened_at", "runs": "started_at", "landing": "arrived_at"}
+
+
+def landing(project: str, view: str) -> str:
+    """The table of the journal that holds the pushed rows of one view."""
+    return f"landing/{project}/{view}"
+
+
+def day_column(table: str) -> str:
+    """The time by which the rows of a table are split into days."""
+    return _DAY_OF[table.partition("/")[0]]
 
 
 def write_rows(objects: Objects, table: str, data: "pa.Table", *, name: str, clock: Clock) -> int:
@@ -49,7 +72,7 @@ def write_rows(objects: Objects, table: str, data: "pa.Table", *, name: str, clo
         InputError: A column does not fit.
         UnavailableError: The store cannot be written; call again with the same name.
     """
-    days = by_day(conform(data, table), _DAY_OF[table])
+    days = by_day(conform(data, table), day_column(table))
     for day, rows in days.items():
         put_file(objects, table, day, name, rows)
     for day, rows in days.items():

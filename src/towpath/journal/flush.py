@@ -15,10 +15,10 @@ import msgspec
 from towpath.clock import Clock
 from towpath.errors import FormatError, UnavailableError
 from towpath.journal.append import LOCK, SUFFIX, identity
-from towpath.journal.days import add, compact, put_file
-from towpath.journal.frames import BESIDE, HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame, frames
-from towpath.journal.record import Beside, OutcomeRow, Record
-from towpath.journal.unfold import by_day, outcome_table, prediction_table
+from towpath.journal.days import add, compact, day_column, landing, put_file
+from towpath.journal.frames import BESIDE, HEADER_BYTES, LANDED, MARK, OUTCOMES, RECORD, close_frame, frames
+from towpath.journal.record import Beside, LandedRow, OutcomeRow, Record
+from towpath.journal.unfold import by_day, landing_table, outcome_table, prediction_table
 from towpath.stores.objects import Objects
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _UNFIT = (ValueError, TypeError, OverflowError)
 _record = msgspec.msgpack.Decoder(Record)
 _outcomes = msgspec.msgpack.Decoder(list[OutcomeRow])
 _beside = msgspec.msgpack.Decoder(Beside)
+_landed = msgspec.msgpack.Decoder(list[LandedRow])
 
 
 class Flushed(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class Flushed(msgspec.Struct, frozen=True):
     files: int = 0
     """Files of workers that are now in the store, and gone from here."""
     rows: int = 0
-    """Predictions and outcomes in them."""
+    """Predictions, outcomes and pushed feature rows in them."""
     bytes: int = 0
     """Size of those files."""
 
@@ -105,15 +106,14 @@ def _store(paths: list[Path], objects: Objects, owner: str, clock: Clock) -> tup
     for path in list(paths):
         try:
             with _without_cycles():
-                predictions, outcomes = _contents(path)
+                tables = _contents(path)
         except FormatError as error:
             _log.error("journal: '%s' cannot be read and is set aside: %s", path, error)
             path.rename(path.with_suffix(_UNREADABLE))
             paths.remove(path)
             continue
-        tables = {"predictions": (predictions, "predicted_at"), "outcomes": (outcomes, "happened_at")}
-        for table, (data, time) in tables.items():
-            for day, rows in by_day(data, time).items():
+        for table, data in tables.items():
+            for day, rows in by_day(data, day_column(table)).items():
                 file = put_file(objects, table, day, f"{owner}-{path.stem}", rows)
                 named[table, day][file] = rows.num_rows
     for (table, day), files in named.items():
@@ -121,11 +121,12 @@ def _store(paths: list[Path], objects: Objects, owner: str, clock: Clock) -> tup
     return set(named), sum(sum(files.values()) for files in named.values())
 
 
-def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
-    """Predictions and outcomes of one file; frames that cannot be read are set aside, and stop no other."""
+def _contents(path: Path) -> "dict[str, pa.Table]":
+    """The tables of one file; frames that cannot be read are set aside, and stop no other."""
     records: list[tuple[bytes, Record]] = []
     outcomes: list[OutcomeRow] = []
     found_beside: list[Beside] = []
+    landed: dict[str, list[LandedRow]] = defaultdict(list)
     aside: list[tuple[int, bytes]] = []
     for kind, payload in frames(path.read_bytes()):
         try:
@@ -135,6 +136,9 @@ def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
                 outcomes.extend(_outcomes.decode(payload))
             elif kind == BESIDE:
                 found_beside.append(_beside.decode(payload))
+            elif kind == LANDED:
+                for row in _landed.decode(payload):
+                    landed[landing(row.project, row.view)].append(row)
             else:
                 aside.append((kind, payload))
         except msgspec.DecodeError:
@@ -148,7 +152,8 @@ def _contents(path: Path) -> "tuple[pa.Table, pa.Table]":
         predictions = prediction_table(record for _, record in fit)
     if aside:
         _set_aside(path, aside)
-    return predictions, outcome_table(outcomes)
+    tables = {"predictions": predictions, "outcomes": outcome_table(outcomes)}
+    return tables | {table: landing_table(rows) for table, rows in landed.items()}
 
 
 def _with_beside(records: list[tuple[bytes, Record]], found: list[Beside]) -> list[tuple[bytes, Record]]:

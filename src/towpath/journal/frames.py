@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from towpath.errors import FormatError
 
-__all__ = ["BESIDE", "HEADER_BYTES", "MARK", "OUTCOMES", "RECORD", "close_frame", "frames"]
+__all__ = ["BESIDE", "HEADER_BYTES", "LANDED", "MARK", "OUTCOMES", "RECORD", "close_frame", "frames"]
 
 MARK = b"TWJ1"
 """The first bytes of each file, so that a foreign one is told apart."""
-RECORD, OUTCOMES, BESIDE = 1, 2, 3
-"""Kinds of payload: msgpack of one `Record`, of a list of `OutcomeRow` that was acknowledged as a whole, of one `Beside`."""
+RECORD, OUTCOMES, BESIDE, LANDED = 1, 2, 3, 4
+"""Kinds of payload: msgpack of one `Record`, of one `Beside`; of lists of `OutcomeRow` and of `LandedRow`, acknowledged as a whole."""
 
 _HEADER = struct.Struct("<IIB")
 HEADER_BYTES = _HEADER.size
@@ -22,7 +22,7 @@ def close_frame(buffer: bytearray, kind: int) -> None:
 
     Args:
         buffer: The frame; changed in place, so that the path of an answer copies nothing.
-        kind: `RECORD`, `OUTCOMES` or `BESIDE`.
+        kind: `RECORD`, `OUTCOMES`, `BESIDE` or `LANDED`.
 
     Example:
         >>> frame = bytearray(HEADER_BYTES) + b"payload"

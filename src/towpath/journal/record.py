@@ -8,12 +8,14 @@ import msgspec
 from towpath.types import Reason
 
 __all__ = [
+    "LANDING_COLUMNS",
     "OUTCOME_COLUMNS",
     "PREDICTION_COLUMNS",
     "RECORD_SCHEMA",
     "SCHEMA",
     "Beside",
     "DayManifest",
+    "LandedRow",
     "Outcome",
     "OutcomeRow",
     "RUN_COLUMNS",
@@ -98,6 +100,22 @@ RUN_COLUMNS: dict[str, str] = {
     "schema": "int16",
 }
 """Column → Arrow type of a run; it is written when it starts and again when it ends."""
+
+
+LANDING_COLUMNS: dict[str, str] = {
+    "project": "string",
+    "view": "string",
+    "entity_key": "string",
+    "event_time": "timestamp[us, tz=UTC]",
+    "arrived_at": "timestamp[us, tz=UTC]",
+    "place": "int64",
+    "row": "string",
+    "row_digest": "string",
+    "consumer": "string",
+    "schema": "int16",
+}
+"""Column → Arrow type of a pushed feature row; ``row`` holds key parts and features as JSON text, so that one form of table
+outlives every change of a view's types."""
 
 
 def plain(value: object) -> object:
@@ -224,6 +242,24 @@ class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     weight: float = 1.0
     consumer: str = ""
     arrived_at: int
+    schema: int = SCHEMA
+
+
+class LandedRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """One pushed feature row as it is appended: fields as in `LANDING_COLUMNS`, times in microseconds since 1970."""
+
+    project: str
+    view: str
+    entity_key: str
+    event_time: int
+    arrived_at: int
+    """What the view calls its created time."""
+    place: int
+    """Tells which of two rows of one moment was the later; no time, only an order."""
+    row: str
+    row_digest: str
+    """Of key, event time and values, so that the same row sent twice is known again."""
+    consumer: str = ""
     schema: int = SCHEMA
 
 

@@ -9,19 +9,28 @@ import msgspec
 import numpy as np
 
 from towpath.errors import InputError, nearest
-from towpath.journal.record import OUTCOME_COLUMNS, PREDICTION_COLUMNS, RUN_COLUMNS, OutcomeRow, Record
+from towpath.journal.record import (
+    LANDING_COLUMNS,
+    OUTCOME_COLUMNS,
+    PREDICTION_COLUMNS,
+    RUN_COLUMNS,
+    LandedRow,
+    OutcomeRow,
+    Record,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "by_day", "conform", "outcome_table", "prediction_table", "schema_of"]
+__all__ = ["COLUMNS", "by_day", "conform", "landing_table", "outcome_table", "prediction_table", "schema_of"]
 
 COLUMNS: dict[str, dict[str, str]] = {
     "predictions": PREDICTION_COLUMNS,
     "outcomes": OUTCOME_COLUMNS,
     "runs": RUN_COLUMNS,
+    "landing": LANDING_COLUMNS,
 }
-"""Table of the journal → its columns with their Arrow types."""
+"""Table of the journal → its columns with their Arrow types; ``landing`` is one for each view, ``landing/<project>/<view>``."""
 
 _ONCE_A_RECORD = (
     "request_id",
@@ -103,11 +112,12 @@ def prediction_table(records: Iterable[Record]) -> "pa.Table":
 
 def outcome_table(rows: Iterable[OutcomeRow]) -> "pa.Table":
     """Outcome rows as a table with the columns of `OUTCOME_COLUMNS`."""
-    columns: dict[str, list[Any]] = {name: [] for name in OUTCOME_COLUMNS}
-    for row in rows:
-        for name, values in columns.items():
-            values.append(getattr(row, name))
-    return _table(columns, OUTCOME_COLUMNS)
+    return _of_rows(rows, OUTCOME_COLUMNS)
+
+
+def landing_table(rows: Iterable[LandedRow]) -> "pa.Table":
+    """Pushed feature rows as a table with the columns of `LANDING_COLUMNS`."""
+    return _of_rows(rows, LANDING_COLUMNS)
 
 
 def conform(data: "pa.Table", table: str) -> "pa.Table":
@@ -138,10 +148,10 @@ def conform(data: "pa.Table", table: str) -> "pa.Table":
 
 
 def schema_of(table: str) -> "pa.Schema":
-    """The Arrow schema of ``predictions``, ``outcomes`` or ``runs``."""
+    """The Arrow schema of ``predictions``, ``outcomes``, ``runs`` or ``landing/<project>/<view>``."""
     import pyarrow as pa
 
-    return pa.schema([(name, _type(kind)) for name, kind in COLUMNS[table].items()])
+    return pa.schema([(name, _type(kind)) for name, kind in COLUMNS[table.partition("/")[0]].items()])
 
 
 def _columns(values: Sequence[object], names: tuple[str, ...]) -> Iterable[tuple[Any, ...]]:
@@ -207,6 +217,14 @@ def _array(values: Sequence[Any], name: str) -> "pa.Array":
 
     kind = _type(PREDICTION_COLUMNS[name])
     return pa.array(values, pa.int64()).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
+
+
+def _of_rows(rows: Iterable[Any], types: dict[str, str]) -> "pa.Table":
+    columns: dict[str, list[Any]] = {name: [] for name in types}
+    for row in rows:
+        for name, values in columns.items():
+            values.append(getattr(row, name))
+    return _table(columns, types)
 
 
 def _table(columns: dict[str, list[Any]], types: dict[str, str]) -> "pa.Table":

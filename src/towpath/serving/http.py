@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -21,6 +22,7 @@ from towpath.errors import (
     UnknownError,
     nearest,
 )
+from towpath.features import View
 from towpath.journal.record import Outcome, OutcomeRow
 from towpath.serving import oip
 from towpath.serving.answer import WireError
@@ -35,6 +37,7 @@ from towpath.serving.infer import (
     version_of,
 )
 from towpath.serving.metrics import Meter
+from towpath.serving.push import Pusher, pushed_views, view_called
 from towpath.serving.responder import Responder
 from towpath.settings import ServingSettings
 from towpath.traffic import Consumers
@@ -53,7 +56,15 @@ _DRAIN_S = 2.0
 """How long a body that was refused is still read and thrown away, so that the caller sees the answer, not a reset."""
 _ID_CHARACTERS = 128
 _PLAIN_PATHS = frozenset({"/metrics", "/health", "/health/ready"})
-_PATHS = ("/predict/<model>", "/outcomes/<model>", "/v2", "/v2/models/<model>/infer", "/metrics", "/health")
+_PATHS = (
+    "/predict/<model>",
+    "/outcomes/<model>",
+    "/features/<view>",
+    "/v2",
+    "/v2/models/<model>/infer",
+    "/metrics",
+    "/health",
+)
 
 
 class Health(Protocol):
@@ -92,6 +103,7 @@ class App:
         meter: Counts.
         settings: Limits.
         outcomes: Takes outcomes; none where there is no journal.
+        pusher: Takes feature rows; none where there is no online store.
         clock: Dates outcomes.
         insecure_open: Said in the metadata.
     """
@@ -105,6 +117,7 @@ class App:
         meter: Meter,
         settings: ServingSettings,
         outcomes: OutcomeWriter | None,
+        pusher: Pusher | None = None,
         clock: Clock,
         insecure_open: bool = False,
     ) -> None:
@@ -115,6 +128,8 @@ class App:
         self._max_body_bytes = settings.max_body_bytes
         self._max_rows = settings.max_rows
         self._outcomes = outcomes
+        self._pusher = pusher
+        self._pushed: tuple[Mapping[str, Deployment], dict[str, tuple[View, ...]]] = ({}, {})
         self._clock = clock
         self._insecure_open = insecure_open
         self._encode = msgspec.json.Encoder().encode
@@ -183,6 +198,9 @@ class App:
         if path.startswith("/outcomes/"):
             _only(method, "POST", path)
             return await self._outcome(path[10:], given, headers)
+        if path.startswith("/features/"):
+            _only(method, "POST", path)
+            return await self._push(path[10:], given, headers)
         if path not in _PLAIN_PATHS:
             raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
         _only(method, "GET", path)
@@ -322,6 +340,24 @@ class App:
         self._outcomes.outcomes(rows)
         return 202, orjson.dumps({"accepted": len(rows)}), [_JSON]
 
+    async def _push(self, name: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
+        consumer = self._consumers.name_of(headers.get(b"authorization"))
+        live = self._responder.deployments.live
+        if self._pushed[0] is not live:  # a mapping that was replaced: some model changed, and perhaps what it reads
+            self._pushed = (live, pushed_views(live))
+        views = view_called(self._pushed[1], name)
+        if self._pusher is None:
+            raise UnavailableError("This server has no online store.", mend="push to one that serves an object store")
+        rows = _rows_of(oip.decode_json(await self._body(given, headers)), objects=False)
+        if len(rows) > self._max_rows:
+            raise TooLargeError(
+                f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
+            )
+        # in a thread: the online store waits for its disk or its network, and answers must not wait with it
+        push = partial(self._pusher.push, views, rows, consumer=consumer)
+        answer = await asyncio.get_running_loop().run_in_executor(None, push)
+        return 200, self._encode(answer), [_JSON]
+
     async def _body(self, given: "bytes | Receive", headers: Mapping[bytes, bytes]) -> bytes:
         """The whole body; refused from its length before it is read, else as soon as it has grown too large."""
         limit = self._max_body_bytes
@@ -360,8 +396,8 @@ class App:
         return status, self._encode(WireError(error=error.what, code=error.code, mend=error.mend)), more
 
 
-def _rows_of(body: Any) -> list[Any]:
-    """``{"rows": [...]}``, a list of rows, or one row."""
+def _rows_of(body: Any, *, objects: bool = True) -> list[Any]:
+    """``{"rows": [...]}``, a list of rows, or one row; all of them `objects`, unless the caller looks at each row itself."""
     if isinstance(body, dict):
         rows = cast("dict[str, Any]", body).get("rows")
         body = cast("Any", [body]) if rows is None else rows
@@ -370,7 +406,7 @@ def _rows_of(body: Any) -> list[Any]:
     rows = cast("list[Any]", body)
     if not rows:
         raise InputError("Field 'rows' is empty.", mend="send at least one row")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows if objects else ()):
         if not isinstance(row, dict):
             raise InputError(f"Row {number} of 'rows' is no JSON object.", mend='send {"rows": [{"column": value}]}')
     return rows

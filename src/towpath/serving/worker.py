@@ -22,6 +22,7 @@ from towpath.models.manifest import Manifest
 from towpath.serving.deployment import Deployments
 from towpath.serving.http import App
 from towpath.serving.metrics import Meter
+from towpath.serving.push import Pusher
 from towpath.serving.responder import Responder
 from towpath.settings import ServingSettings
 from towpath.stores.objects import Objects
@@ -231,11 +232,16 @@ class Worker:
 
     def _reader(self, manifest: Manifest) -> "Reader":
         from towpath.features import OnlineReader
+
+        return OnlineReader(self._opened(), manifest.features, manifest.project)
+
+    def _opened(self) -> "OnlineStore":
+        """The online store, opened when it is first needed."""
         from towpath.stores.online import open_online
 
         if self._online is None:
             self._online = open_online(self._config.online_url, self._config.folder)
-        return OnlineReader(self._online, manifest.features, manifest.project)
+        return self._online
 
     def _poll(self) -> None:
         """Follow the registry log and the consumers; a store that is away changes nothing."""
@@ -285,6 +291,7 @@ class Worker:
             meter=self._meter,
             settings=self._settings,
             outcomes=self._journal,
+            pusher=Pusher(self._opened, self._journal, self._config.clock) if self._config.online_url else None,
             clock=self._config.clock,
             insecure_open=self._config.insecure_open,
         )
