@@ -15,12 +15,14 @@ import msgspec
 import pytest
 
 from towpath.cli import reference as generated
+from towpath.features import RefusedRow
 from towpath.journal.record import OUTCOME_COLUMNS, PREDICTION_COLUMNS, RUN_COLUMNS, Outcome
 from towpath.journal.views import VIEWS
 from towpath.monitors import BUILT_IN
 from towpath.project.declarations import FeatureHeader, MetricHeader, MonitorHeader, TrainingHeader
 from towpath.project.reference import fields_said, nested_struct
 from towpath.serving.answer import Answer, AnswerRow, WireError
+from towpath.serving.push import PushAnswer
 from towpath.settings import Settings
 from towpath.sql import Query
 from towpath.types import REASONS
@@ -144,7 +146,7 @@ def test_every_reason_of_an_answer_is_documented(page: str) -> None:
     assert [reason for reason in REASONS if f"| `{reason}` |" not in text_of(page)] == []
 
 
-@pytest.mark.parametrize("kind", [Answer, AnswerRow, Outcome, WireError])
+@pytest.mark.parametrize("kind", [Answer, AnswerRow, Outcome, PushAnswer, RefusedRow, WireError])
 def test_every_field_on_the_wire_is_documented(kind: type) -> None:
     said = fields_said(kind)
     assert [field.name for field in msgspec.structs.fields(kind) if not said.get(field.name)] == []

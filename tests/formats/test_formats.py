@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from towpath.features import RefusedRow
 from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
-from towpath.journal.record import Beside, DayManifest, Outcome, OutcomeRow, Record, Rows, Run
+from towpath.journal.record import Beside, DayManifest, LandedRow, Outcome, OutcomeRow, Record, Rows, Run
 from towpath.models.manifest import (
     Artefact,
     Environment,
@@ -51,6 +52,7 @@ from towpath.registry.log import Challenger, Event, Follows, Kill, LogEntry, Tra
 from towpath.registry.signing import Seal, Signer, Trusted
 from towpath.registry.versions import VersionClaim
 from towpath.serving.answer import Answer, AnswerRow, WireError
+from towpath.serving.push import PushAnswer
 from towpath.sql import Query
 from towpath.traffic.consumers import Consumer
 from towpath.types import REASONS, utc
@@ -94,6 +96,8 @@ LOCK = FeatureLock(
     ttl_us=2_592_000_000_000,
     columns=(FeatureColumn(name="price", type="double", default=1.5, missing="default"),),
     sql='/* ---\nentity = "item_id"\nevent_time = "day"\n--- */\nselect item_id, day, price from shop.prices\n',
+    key_types=("string",),
+    row=(("price", "double"), ("currency", "string")),
 )
 MANIFEST = Manifest(
     project="shop",
@@ -266,6 +270,13 @@ STORED: dict[str, msgspec.Struct] = {
             ),
         ),
     ),
+    "push_answer.json": PushAnswer(
+        view="shop/prices",
+        accepted=2,
+        unchanged=1,
+        refused=1,
+        problems=(RefusedRow(row=3, error="'price' is 'many', which is no double."),),
+    ),
     "error.json": WireError(error="There is no model 'demnad'.", code="unknown", mend="did you mean 'demand'?"),
     "outcome.json": Outcome(
         model="demand",
@@ -307,6 +318,17 @@ STORED: dict[str, msgspec.Struct] = {
         RECORD,
         schema=2,
         rows=msgspec.structs.replace(RECORD.rows, features=[b'{"prices.price":2.5,"prices.note":null}', None]),
+    ),
+    "landed_row.msgpack": LandedRow(
+        project="shop",
+        view="prices",
+        entity_key='["10002"]',
+        event_time=1_772_928_000_000_000,
+        arrived_at=1_772_928_000_500_000,
+        place=7,
+        row='{"item_id":"10002","price":2.55,"currency":null}',
+        row_digest="9f86d081884c7d659a2feaa0c55ad015",
+        consumer="web_shop",
     ),
     "outcome_row.msgpack": OutcomeRow(
         outcome_id="9f86d081884c7d659a2feaa0c55ad015",

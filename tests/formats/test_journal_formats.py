@@ -14,8 +14,9 @@ import pytest
 
 from towpath.clock import FixedClock
 from towpath.journal import day_files, flush, views, write_run
-from towpath.journal.frames import HEADER_BYTES, MARK, OUTCOMES, RECORD, close_frame, frames
-from towpath.journal.record import OutcomeRow, Record, Run
+from towpath.journal.days import landing
+from towpath.journal.frames import HEADER_BYTES, LANDED, MARK, OUTCOMES, RECORD, close_frame, frames
+from towpath.journal.record import LandedRow, OutcomeRow, Record, Run
 from towpath.journal.unfold import COLUMNS
 from towpath.stores.objects import Objects
 from towpath.types import micros, utc
@@ -52,14 +53,17 @@ def flushed(folder: Path, objects: Objects) -> None:
 
 
 def stored(objects: Objects, table: str) -> pa.Table:
+    if table == "landing":
+        table = landing("shop", "prices")
     return pa.concat_tables([pq.read_table(io.BytesIO(objects.get(file))) for file in day_files(objects, table)])
 
 
 def test_a_segment_of_v1_is_read_up_to_its_torn_tail() -> None:
     found = list(frames((FOLDER / "journal_segment.bin").read_bytes()))
-    assert [kind for kind, _ in found] == [RECORD, OUTCOMES]
+    assert [kind for kind, _ in found] == [RECORD, OUTCOMES, LANDED]
     assert found[0][1] == (FOLDER / "record.msgpack").read_bytes()
     assert msgspec.msgpack.decode(found[1][1], type=list[OutcomeRow]) == [OUTCOME]
+    assert msgspec.msgpack.decode(found[2][1], type=list[LandedRow]) == [_landed_row()]
 
 
 @pytest.mark.parametrize("table", COLUMNS)
@@ -100,6 +104,10 @@ def test_the_golden_record_is_still_the_record() -> None:
     assert msgspec.msgpack.encode(msgspec.msgpack.decode(data, type=Record)) == data
 
 
+def _landed_row() -> LandedRow:
+    return msgspec.msgpack.decode((FOLDER / "landed_row.msgpack").read_bytes(), type=LandedRow)
+
+
 def _write() -> None:
     import tempfile
 
@@ -107,6 +115,7 @@ def _write() -> None:
     for kind, payload in (
         (RECORD, (FOLDER / "record.msgpack").read_bytes()),
         (OUTCOMES, msgspec.msgpack.encode([OUTCOME])),
+        (LANDED, msgspec.msgpack.encode([_landed_row()])),
     ):
         frame = bytearray(HEADER_BYTES) + payload
         close_frame(frame, kind)

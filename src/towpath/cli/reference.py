@@ -40,6 +40,7 @@ _WHO: dict[type[TowpathError], str] = {
 _DOORS = (
     ("POST /predict/<model>", 'rows: `{"rows": [{…}]}`, a list of rows, or one row; keys, raw features, or both', "`Answer`"),
     ("POST /outcomes/<model>", 'what happened: `{"outcomes": [{…}]}`, a list, or one `Outcome`', '202 `{"accepted": n}`, once it is on disk'),
+    ("POST /features/<view>", 'feature rows: `{"rows": [{…}]}`, a list, or one row of key, event time and features; `<project>/<view>` where two projects have the name', "`PushAnswer`, once they are on disk and online"),
     ("GET /v2", "", "name, version, extensions, models; `insecure_open` where the server takes anybody"),
     ("GET /v2/health/live", "", "200 while the process answers"),
     ("GET /v2/health/ready", "", "200 when every model answered its golden cases, else 503"),
@@ -194,8 +195,10 @@ def _errors() -> str:
 
 
 def _wire() -> str:
+    from towpath.features import RefusedRow
     from towpath.journal.record import Outcome
     from towpath.serving.answer import Answer, AnswerRow, WireError
+    from towpath.serving.push import PushAnswer
 
     return _page(
         "The wire",
@@ -206,7 +209,7 @@ def _wire() -> str:
         "A `GET` answers to `HEAD` too.",
         "## Headers",
         _table(("header", "what"), [(f"`{name}`", said) for name, said in _HEADERS]),
-        *(_struct(kind) for kind in (Answer, AnswerRow, Outcome)),
+        *(_struct(kind) for kind in (Answer, AnswerRow, Outcome, PushAnswer, RefusedRow)),
         "Over `/v2` the fields of a row stand in `parameters.towpath`: one value where it is the same for all rows, else a list.",
         "## Reasons",
         "`source` says who answered: `champion`, `challenger` or `fallback:<name>`. `reason` says why:",

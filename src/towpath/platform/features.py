@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from towpath.models.manifest import FeatureLock
     from towpath.platform.opened import Platform
     from towpath.project import Project
+    from towpath.serving.push import PushAnswer
 
 __all__ = ["Features", "ViewRow"]
 
@@ -243,6 +244,26 @@ class Features:
         """
         count = len(next(iter(keys.values())))
         return dict(self._reader(features).read(keys, count, micros(self._platform.now())).columns)
+
+    def push(self, view: str, rows: "Mapping[str, object] | Sequence[object] | pa.Table | Any") -> "PushAnswer":
+        """Take rows in real time: they are on disk and online when this comes back, and in ``landing.<view>`` from then on.
+
+        Args:
+            view: Of this project.
+            rows: One row as a dict, several, an Arrow table, or a frame of pandas or polars: key, event time, features. A
+                feature that is not named is null; the created time is the moment of arrival and is not given.
+
+        Returns:
+            How many were accepted, were online as they are already, and were refused, each with its number and why.
+
+        Raises:
+            UnknownError: There is no such view, with the nearest name.
+            InputError: The view is not kept online.
+            UnavailableError: The disk is full or the online store is away; push again.
+        """
+        from towpath.platform import push
+
+        return push.push(self._platform, self.view(view), rows)
 
     def _reader(self, features: Sequence[str]) -> "OnlineReader":
         from towpath.features import OnlineReader

@@ -155,9 +155,13 @@ class Platform:
     @_Shared
     def warehouse(self) -> "Warehouse":
         """The tables that feature and training SQL reads."""
-        from towpath.warehouse import open_warehouse
+        from towpath.platform.push import landing_tables
+        from towpath.warehouse import FileWarehouse, open_warehouse
 
-        return open_warehouse(self.settings.warehouse, self.folder, self.variables)
+        opened = open_warehouse(self.settings.warehouse, self.folder, self.variables)
+        if isinstance(opened, FileWarehouse):
+            opened.landing = landing_tables(self)
+        return opened
 
     @_Shared
     def trusted(self) -> "Trusted":

@@ -1,5 +1,6 @@
 """Feature rows that are pushed: on disk first, then online, then acknowledged."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -7,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from towpath.clock import Clock
-from towpath.errors import InputError, UnavailableError, UnknownError, nearest
+from towpath.errors import InputError, TowpathError, UnavailableError, UnknownError, nearest
 from towpath.features import PushedRow, RefusedRow, RowForm, View, view_of_lock
 from towpath.features.build import SCHEMAS, schema_key
 from towpath.features.encoding import RowSchema
@@ -18,6 +19,7 @@ from towpath.types import micros
 
 __all__ = ["PushAnswer", "Pusher", "RowWriter", "pushed_views", "view_called"]
 
+_log = logging.getLogger("towpath.serving")
 _TIMES = slice(0, 8)
 _VALUES = slice(16, None)
 _SHOWN = 100
@@ -61,7 +63,7 @@ class Pusher:
         self._clock = clock
         self._forms: dict[tuple[str, bytes], RowForm] = {}
 
-    def push(self, views: Sequence[View], rows: Sequence[object], *, consumer: str) -> PushAnswer:
+    def push(self, views: Sequence[View], rows: Sequence[object], *, consumer: str, strict: bool = True) -> PushAnswer:
         """Take the rows that fit: append them to the journal, write them online, and only then come back.
 
         Who sends a call again, because no answer came, does no harm: a row that stands online as it is said is counted and
@@ -72,6 +74,7 @@ class Pusher:
             views: The forms of one view that are read, newest first: the newest says what fits, the others take what they can.
             rows: Column → value.
             consumer: Who sends them.
+            strict: Whether a call of which not one row fits is an error; else it is an answer like any other.
 
         Raises:
             InputError: Not one row fits; the text names the first fault and its row. Or the view is not kept online.
@@ -79,12 +82,12 @@ class Pusher:
         """
         newest, online = views[0], self._online()
         called = f"{newest.project}/{newest.name}"
-        if not getattr(newest.header, "online", True):
+        if not newest.header.online:
             raise InputError(f"The view '{called}' is not kept online.", mend="online = true in its header")
         arrived_us = micros(self._clock.now())
         form = self._form(newest, online)
         fit, refused = form.check(rows, arrived_us)
-        if not fit and refused:
+        if strict and not fit and refused:
             first = refused[0]
             more = f", and {len(refused) - 1} more do not fit" if len(refused) > 1 else ""
             raise InputError(f"Row {first.row}: {first.error.rstrip('.')}{more}.", mend=f"columns are {form.described}")
@@ -144,7 +147,12 @@ def pushed_views(live: Mapping[str, Deployment]) -> dict[str, tuple[View, ...]]:
     )
     found: dict[str, dict[str, View]] = {}
     for _, lock in locks:
-        whole = msgspec.structs.replace(view_of_lock(lock), columns=lock.row, key_types=lock.key_types)
+        try:
+            view = view_of_lock(lock)
+        except (TowpathError, msgspec.ValidationError) as error:
+            _log.warning("rows of '%s/%s' cannot be pushed here: %s", lock.project, lock.view, error)
+            continue
+        whole = msgspec.structs.replace(view, columns=lock.row, key_types=lock.key_types)
         found.setdefault(f"{lock.project}/{lock.view}", {}).setdefault(lock.fingerprint, whole)
     views = {called: tuple(forms.values()) for called, forms in found.items()}
     bare = [called.partition("/")[2] for called in views]
@@ -159,7 +167,7 @@ def view_called(views: Mapping[str, tuple[View, ...]], name: str) -> tuple[View,
     """
     if name in views:
         return views[name]
-    owners = [called for called in views if called.partition("/")[2] == name]
+    owners = [called for called in views if "/" in called and called.partition("/")[2] == name]
     if owners:
         raise UnknownError(f"Several projects have a view '{name}'.", mend=f"say {' or '.join(sorted(owners))}")
     raise UnknownError(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["FileWarehouse", "Warehouse", "open_warehouse"]
+__all__ = ["FileWarehouse", "Landing", "Warehouse", "open_warehouse"]
 
 _NO_PARAMETERS: Mapping[str, object] = {}
 _DATA = "{TOWPATH_DATA}"
@@ -94,6 +94,18 @@ def open_warehouse(settings: WarehouseSettings, folder: Path, variables: Mapping
     return FileWarehouse(settings, folder, folder / (path or "warehouse"), variables)
 
 
+class Landing(Protocol):
+    """Tables of rows that were pushed; `towpath.journal.landing.LandingTables` is one."""
+
+    def has(self, table: str) -> bool:
+        """Whether it knows a table of that name."""
+        ...
+
+    def prepare(self, warehouse: "FileWarehouse", table: str) -> tuple[object, ...]:
+        """Make the table known to the warehouse's engine; another value next time means other rows."""
+        ...
+
+
 class FileWarehouse:
     """DuckDB over Parquet files. A file that changes is seen by the next query.
 
@@ -110,7 +122,9 @@ class FileWarehouse:
         self._folder = folder
         self._root = root
         self._variables = variables
-        self._seen: dict[str, tuple[tuple[str, int, int], ...]] = {}
+        self.landing: Landing | None = None
+        """Knows the tables ``landing.<view>``; none where nobody said where pushed rows lie."""
+        self._seen: dict[str, tuple[object, ...]] = {}
         self._lock = threading.Lock()
         self._counter = count()
         self._kept = Kept(self.engine)
@@ -189,13 +203,24 @@ class FileWarehouse:
         Raises:
             ProjectError: There is no such table, or its file is missing; says how to get it.
         """
+        landed = [table for table in query.tables if self._has_landed(table)]
+        for table in landed:
+            self._seen[table] = self.landing.prepare(self, table) if self.landing is not None else ()
         with self._lock:
             for table in query.tables:
+                if table in landed:
+                    continue
                 files = self._files(table, query)
                 state = tuple((str(file), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files)
                 if self._seen.get(table) != state:
                     self.engine.register(table, [str(file) for file in files])
                     self._seen[table] = state
+
+    def _has_landed(self, table: str) -> bool:
+        """Whether a table is one of pushed rows; a table of the company's own that has its name goes before it."""
+        if self.landing is None or not self.landing.has(table):
+            return False
+        return table not in self._elsewhere and table not in self._in_root()
 
     @contextmanager
     def _kept_facts(self, facts: Facts) -> Generator[Facts]:

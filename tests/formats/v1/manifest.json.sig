@@ -1,1 +1,1 @@
-{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:53e738f599db30f0eb1a61fab846c9cfa60a24cad88d6b21de99437c75eb849e","signature":"Wdjr8LGPrTQLN5T1Tg5z1L2ROSgNWI14wvatwmflHnVOM0HM/3nSvKp9BxzIsjGDYRTYpz8Vl4wGoFa6ngo1AA=="}
+{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:373c9e325e55df69470af0f3249c85f945650bd7c3614dd28297278d9afccd60","signature":"+t97J35qY2YT64W6D3p8IyXYpVGEXVaD55o1O5Jmryx50xPxGubsz9sUbqQI/wYWDhK7JxQJC9cCqffDsiv+CA=="}

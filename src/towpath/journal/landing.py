@@ -1,0 +1,237 @@
+"""``landing.<view>``: the pushed rows of a view as a table that its SQL can put beside history."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from towpath.errors import ProjectError, nearest
+from towpath.features.views import ViewSource
+from towpath.journal.days import day_files, landing, source
+from towpath.sql import Query, quoted
+from towpath.stores.objects import Objects
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from towpath.warehouse import FileWarehouse
+
+__all__ = ["SCHEMA_NAME", "LandingTables", "landing_sql"]
+
+SCHEMA_NAME = "landing"
+
+_WHOLE_WIDTHS = {
+    "int8": "tinyint",
+    "int16": "smallint",
+    "int32": "integer",
+    "int64": "bigint",
+    "uint8": "utinyint",
+    "uint16": "usmallint",
+    "uint32": "uinteger",
+    "uint64": "ubigint",
+}
+
+
+class LandingTables:
+    """Gives a warehouse of files the landing tables of a project's views, with the columns and types of the view itself.
+
+    A view that reads its own landing table is described with that table's columns left open, so that the other leg of the
+    union, or a cast, says what they are; a column that neither says is refused. What landed is read through the journal's
+    day manifests, laid out once as Parquet, and again when more landed.
+
+    Args:
+        objects: Where flushed rows lie.
+        project: Whose views.
+        views: The view files by name; asked each time.
+        flush: Brings what workers of this machine wrote into the store; called before looking.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        project: str,
+        views: Callable[[], Mapping[str, ViewSource]],
+        flush: Callable[[], object],
+    ) -> None:
+        self._objects = objects
+        self._project = project
+        self._views = views
+        self._flush = flush
+        self._lock = threading.RLock()
+        self._opening: set[str] = set()
+        self._states: dict[str, tuple[object, ...]] = {}
+        self._laid: dict[str, Path] = {}
+        self._counter = count()
+
+    def has(self, table: str) -> bool:
+        """Whether this is the landing table of a view of the project."""
+        schema, _, name = table.partition(".")
+        return schema == SCHEMA_NAME and name in self._views()
+
+    def prepare(self, warehouse: "FileWarehouse", table: str) -> tuple[object, ...]:
+        """Make the table known to the warehouse's engine as it stands now.
+
+        Returns:
+            What it looks like: another state, other rows.
+
+        Raises:
+            ProjectError: The view cannot be described, or a column's type is said nowhere.
+            UnavailableError: The store cannot be read.
+        """
+        name = table.partition(".")[2]
+        with self._lock:
+            if name in self._opening:
+                return ("opening",)
+            self._flush()
+            view = self._views()[name]
+            files = day_files(self._objects, landing(self._project, name))
+            state = (view.query.text, *files)
+            if self._states.get(name) != state:
+                self._lay_out(warehouse, view, files)
+                self._states[name] = state
+            return state
+
+    def _lay_out(self, warehouse: "FileWarehouse", view: ViewSource, files: Sequence[str]) -> None:
+        schema, engine, table = self._schema(warehouse, view), warehouse.engine, f"{SCHEMA_NAME}.{view.name}"
+        if not files:
+            engine.register(table, schema.empty_table())
+            return
+        raw = f"towpath landed {view.name}"
+        engine.register(raw, source(self._objects, landing(self._project, view.name), files))
+        path = engine.folder / f"{raw} {next(self._counter)}.parquet"
+        engine.write_parquet(landing_sql(view, schema, raw=quoted(raw)), path)
+        engine.register(table, [str(path)])
+        engine.forget(raw)
+        if view.name in self._laid:
+            self._laid[view.name].unlink(missing_ok=True)
+        self._laid[view.name] = path
+
+    def _schema(self, warehouse: "FileWarehouse", view: ViewSource) -> "pa.Schema":
+        """Columns and types: those that the view itself gives."""
+        import pyarrow as pa
+
+        table, header, instant = f"{SCHEMA_NAME}.{view.name}", view.header, pa.timestamp("us", "UTC")
+        times = [header.event_time, *([header.created_time] if header.created_time else [])]
+        if table not in view.query.tables:
+            described = warehouse.describe(view.query)
+        else:
+            asked = list(dict.fromkeys([*_asked(view.query, table), *header.keys, *times]))
+            described = self._described(warehouse, view, dict.fromkeys(asked, pa.null()))
+            for name in asked:
+                if name not in described.names:
+                    raise ProjectError(
+                        f"'{table}' has no column '{name}'{nearest(name, described.names)}: it has those of the view.",
+                        view.query.path,
+                        "select a column that the view gives",
+                    )
+            self._refuse_untyped(warehouse, view, described, asked)
+        return pa.schema([(f.name, instant if f.name in times else f.type) for f in described])
+
+    def _described(
+        self, warehouse: "FileWarehouse", view: ViewSource, columns: "Mapping[str, pa.DataType]"
+    ) -> "pa.Schema":
+        import pyarrow as pa
+
+        warehouse.engine.register(f"{SCHEMA_NAME}.{view.name}", pa.schema(list(columns.items())).empty_table())
+        self._opening.add(view.name)
+        try:
+            return warehouse.describe(view.query)
+        finally:
+            self._opening.discard(view.name)
+
+    def _refuse_untyped(
+        self, warehouse: "FileWarehouse", view: ViewSource, described: "pa.Schema", asked: Sequence[str]
+    ) -> None:
+        """A column whose type nobody says comes out as the engine's guess, ``integer``; given a truth value it follows."""
+        import pyarrow as pa
+
+        times = {view.header.event_time, view.header.created_time}
+        guessed = [name for name in asked if name not in times and described.field(name).type == pa.int32()]
+        if not guessed:
+            return
+        kinds = {name: pa.bool_() if name in guessed else pa.null() for name in asked}
+        try:
+            again = self._described(warehouse, view, kinds)
+        except ProjectError:  # it is computed with, so something says what it is
+            return
+        for name in guessed:
+            if again.field(name).type == pa.bool_():
+                raise ProjectError(
+                    f"The type of '{name}' is said nowhere: '{view.name}' reads it from its landing table alone.",
+                    view.query.path,
+                    f"cast({name} as double) as {name}, or union with a table of history",
+                )
+
+
+def landing_sql(view: ViewSource, schema: "pa.Schema", *, raw: str) -> str:
+    """Compile the landing table of one view from the journal's rows.
+
+    A row that only repeats what its key and event time said before is folded into the earlier one: it was sent twice.
+    Without a created time nothing tells corrections of one event time apart, so the last that arrived is kept.
+
+    Args:
+        view: Names of keys and times.
+        schema: Columns and types of the result.
+        raw: The journal's rows, quoted.
+    """
+    header = view.header
+    values = [f for f in schema if f.name not in {header.event_time, header.created_time}]
+    shape = json.dumps({f.name: _sql_type(f.type) for f in values}, ensure_ascii=False).replace("'", "''")
+    chosen = {header.event_time: "event_time", header.created_time: "arrived_at"}
+    columns = ", ".join(f"{chosen.get(f.name) or f'typed.{quoted(f.name)}'} as {quoted(f.name)}" for f in schema)
+    if header.created_time is None:
+        kept = (
+            "qualify row_number() over (partition by entity_key, event_time order by arrived_at desc, place desc) = 1"
+        )
+    else:
+        kept = (
+            "qualify row_digest is distinct from lag(row_digest) "
+            "over (partition by entity_key, event_time order by arrived_at, place)"
+        )
+    return f"""
+with settled as (
+    select entity_key, event_time, arrived_at, place, "row", row_digest from {raw}
+    qualify row_number() over (partition by entity_key, event_time, arrived_at order by place desc) = 1
+),
+kept as (
+    select * from settled
+    {kept}
+)
+select {columns}
+from (select event_time, arrived_at, json_transform("row", '{shape}') as typed from kept)
+""".strip()
+
+
+def _asked(query: Query, table: str) -> list[str]:
+    """Columns that a query reads from a table, where it says so by name."""
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import traverse_scope
+
+    found: dict[str, None] = {}
+    for scope in traverse_scope(query.tree):
+        for alias, origin in scope.sources.items():
+            if not isinstance(origin, exp.Table) or ".".join(part.name for part in origin.parts) != table:
+                continue
+            alone = len(scope.sources) == 1
+            for column in scope.columns:
+                if (column.table == alias or (alone and not column.table)) and column.name != "*":
+                    found[column.name] = None
+    return list(found)
+
+
+def _sql_type(kind: "pa.DataType") -> str:
+    import pyarrow as pa
+
+    if str(kind) in _WHOLE_WIDTHS:
+        return _WHOLE_WIDTHS[str(kind)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"struct({', '.join(f'{quoted(f.name)} {_sql_type(f.type)}' for f in kind)})"
+    if pa.types.is_timestamp(kind):
+        return "timestamptz"
+    if pa.types.is_floating(kind):
+        return "double" if pa.types.is_float64(kind) else "float"
+    return {"bool": "boolean", "date32[day]": "date"}.get(str(kind), "varchar")

@@ -1,0 +1,76 @@
+"""Pushed rows on the side of a project: the same path as a server's, and the landing tables of its warehouse."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from towpath.errors import UnavailableError
+from towpath.serving.push import PushAnswer, Pusher
+
+if TYPE_CHECKING:
+    from towpath.features import RefusedRow, View
+    from towpath.journal.landing import LandingTables
+    from towpath.platform.opened import Platform
+
+__all__ = ["landing_tables", "push"]
+
+_CHUNK_ROWS = 10_000
+
+
+def push(platform: "Platform", view: "View", rows: Any) -> PushAnswer:
+    """Take rows of one view; see `Features.push`."""
+    from msgspec.structs import replace
+
+    from towpath.journal import Journal
+
+    listed = _listed(rows)
+    journal = Journal(
+        platform.folder / platform.settings.serving.journal,
+        server="push",
+        clock=platform.clock,
+        budget_bytes=platform.settings.serving.journal_budget_mib << 20,
+    )
+    accepted = unchanged = refused = 0
+    problems: list[RefusedRow] = []
+    try:
+        pusher = Pusher(lambda: platform.online, journal, platform.clock)
+        for start in range(0, len(listed), _CHUNK_ROWS):
+            part = pusher.push([view], listed[start : start + _CHUNK_ROWS], consumer=platform.who, strict=False)
+            accepted, unchanged, refused = accepted + part.accepted, unchanged + part.unchanged, refused + part.refused
+            problems += [replace(one, row=one.row + start) for one in part.problems]
+    finally:
+        journal.close()
+    return PushAnswer(
+        view=f"{view.project}/{view.name}",
+        accepted=accepted,
+        unchanged=unchanged,
+        refused=refused,
+        problems=tuple(problems[:100]),
+    )
+
+
+def landing_tables(platform: "Platform") -> "LandingTables":
+    """The landing tables of the project's views, for its warehouse."""
+    from towpath.journal.landing import LandingTables
+
+    def flush() -> None:
+        with contextlib.suppress(UnavailableError):  # a store that is read only: what is there is still read
+            platform.watch.flush()
+
+    return LandingTables(platform.objects, platform.settings.project.name, lambda: platform.project.views, flush)
+
+
+def _listed(rows: Any) -> Sequence[object]:
+    """Dicts as they are, one dict as one row, an Arrow table or a frame row by row."""
+    if isinstance(rows, Mapping):
+        return [cast("Mapping[str, object]", rows)]
+    if isinstance(rows, Sequence):
+        return cast("Sequence[object]", rows)
+    import pyarrow as pa
+
+    table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+    for at, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):  # of nanoseconds Arrow makes objects of pandas
+            column = table.column(at).cast(pa.timestamp("us", field.type.tz), safe=False)
+            table = table.set_column(at, field.name, column)
+    return table.to_pylist()
