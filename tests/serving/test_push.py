@@ -176,7 +176,7 @@ def test_rows_that_fit_are_kept_and_the_others_named(workers: dict[int, httpx.Cl
     [
         ("sales", row() | {"item_id": 7}, 400, "Row 0: The key 'item_id' is 7, which is no string."),
         ("sales", {"event": "2026-03-01", "price": 1.0}, 400, "Row 0: The key 'item_id' is missing."),
-        ("sales", row(ago_s=-120), 400, "more than a minute after it arrived."),
+        ("sales", row(ago_s=-86_400), 400, "more than a minute after it arrived."),
         ("sales", row(prise=3.0), 400, "Row 0: The view has no column 'prise'; did you mean 'price'?"),
         ("sales", row(landed_at="2026-03-01"), 400, "'landed_at' is set here"),
         ("sales", [row(price="a"), row(price="b")], 400, "Row 0: 'price' is 'a', which is no double, and 1 more"),

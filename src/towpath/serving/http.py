@@ -340,7 +340,9 @@ class App:
         self._outcomes.outcomes(rows)
         return 202, orjson.dumps({"accepted": len(rows)}), [_JSON]
 
-    async def _push(self, name: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
+    async def _push(
+        self, name: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, Headers]:
         consumer = self._consumers.name_of(headers.get(b"authorization"))
         live = self._responder.deployments.live
         if self._pushed[0] is not live:  # a mapping that was replaced: some model changed, and perhaps what it reads
