@@ -31,6 +31,7 @@ from towpath.models.manifest import (
     StoredFile,
     Training,
 )
+from towpath.platform.remembered import LandingDay, SeenColumn, SeenSource, SeenView
 from towpath.project.declarations import (
     Charter,
     FallbackDeclaration,
@@ -248,6 +249,20 @@ STORED: dict[str, msgspec.Struct] = {
     "verdict.json": VERDICT,
     "published_view.json": PublishedView(
         project="shop", team="fresh", view="prices", published_at=AT, by="mira", lock=LOCK
+    ),
+    "seen_source.json": SeenSource(
+        project="shop", table="shop.prices", columns=(SeenColumn(name="price", type="double"),), seen_at=AT
+    ),
+    "seen_view.json": SeenView(
+        project="shop",
+        view="prices",
+        fingerprint=DIGEST.removeprefix("sha256:"),
+        built_at=LATER,
+        as_of=AT,
+        rows=1_200,
+        entities=1_000,
+        newest_event_time=AT,
+        landed=(LandingDay(day="2026-03-01", first_minute=352, last_minute=370, delay_minutes=365, rows=1_000),),
     ),
     "model_claim.json": Claim(project="shop", team="fresh", claimed_at=AT, by="mira"),
     "version_claim.json": VersionClaim(run_id="0195f2a4c1d07e4c"),

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("towpath.cli.check:command", "Find every fault of the project, without running it."),
     "doctor": ("towpath.cli.doctor:command", "Look at stores, keys, ports, drivers and frameworks."),
     "features": ("towpath.cli.features:command", "Build, list and show feature views."),
+    "sources": ("towpath.cli.sources:command", "The tables that views read: fresh, whole, as expected?"),
     "train": ("towpath.cli.train:command", "Train a model and keep it as a version."),
     "gate": ("towpath.cli.gate:command", "Ask whether a version may answer, and say why."),
     "promote": ("towpath.cli.promote:command", "Make a version the champion."),

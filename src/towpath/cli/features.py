@@ -1,13 +1,19 @@
 """``tow features``: list, build and read feature views."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from towpath.cli.options import as_of_option, json_option, project_option
-from towpath.cli.show import show, working
+from towpath.cli.show import as_json_asked, show, working
 from towpath.types import utc
+
+if TYPE_CHECKING:
+    from towpath.platform.features import ViewRow
+    from towpath.platform.viewed import FeatureShown
 
 
 @click.group("features", invoke_without_command=True)
@@ -22,7 +28,13 @@ def command(ctx: click.Context, project: Path) -> None:
     from towpath.platform import Platform
 
     with Platform.open(project) as platform:
-        show(platform.features.list(), empty="No views yet: add features/<view>.sql")
+        rows = platform.features.list()
+        if as_json_asked():
+            show(rows)
+            return
+        show([_line(row, platform.now()) for row in rows], empty="No views yet: add features/<view>.sql")
+        if rows and all(row.state == "not built" for row in rows):
+            click.echo("\nNothing is online yet: tow features build")
 
 
 @command.command("build")
@@ -52,6 +64,66 @@ def get(project: Path, view: str, key: tuple[str, ...], as_of: datetime | None) 
 
     with Platform.open(project).at(as_of) as platform:
         show(platform.features.get(view, key))
+
+
+@command.command("show")
+@click.argument("view")
+@as_of_option
+@project_option
+@json_option
+def show_view(project: Path, view: str, as_of: datetime | None) -> None:
+    """All about VIEW: its features and what they are made of, which models read them, how fresh it is."""
+    from towpath.platform import Platform
+
+    with Platform.open(project).at(as_of) as platform:
+        found = platform.features[view].show()
+    if as_json_asked():
+        show(found)
+        return
+    features = found.pop("features")
+    show({name: value for name, value in found.items() if value not in (None, "", ())}, title=view)
+    click.echo()
+    show([_feature(one, features) for one in features], title="features")
+
+
+def _line(row: "ViewRow", now: datetime) -> dict[str, object]:
+    return {
+        "view": row.view,
+        "entity": row.entity,
+        "features": len(row.features),
+        "rows": row.online_rows,
+        "newest": _ago(now, row.newest_event_time),
+        "built": _ago(now, row.built_at),
+        "state": row.state,
+        "used by": row.used_by,
+    }
+
+
+def _ago(now: datetime, then: datetime | None) -> str | None:
+    """``5m ago``, in one unit; the exact time is in the JSON."""
+    if then is None:
+        return None
+    seconds = int((now - then).total_seconds())
+    if seconds < 0:
+        return f"{then:%Y-%m-%d}"
+    units = ((1, "s"), (60, "m"), (3_600, "h"), (86_400, "d"))
+    size, unit = next((one for one in reversed(units) if seconds >= 2 * one[0]), units[0])
+    return f"{seconds // size}{unit} ago"
+
+
+def _feature(one: "FeatureShown", all_of: "Sequence[FeatureShown]") -> dict[str, object]:
+    """One line; what is the same for all, the only table and the models, stands above already."""
+    tables = {part.rpartition(".")[0] for each in all_of for part in each.made_of or ()}
+    made_of = [part.rpartition(".")[2] if len(tables) == 1 else part for part in one.made_of or ()]
+    differ = len({each.used_by for each in all_of}) > 1
+    return {
+        "feature": one.feature,
+        "type": one.type,
+        "missing": one.missing,
+        "made of": "unknown" if one.made_of is None else made_of or "a constant, or a count of rows",
+        **({"used by": one.used_by} if differ else {}),
+        **({"description": one.description} if one.description else {}),
+    }
 
 
 def _facts(built: object) -> dict[str, object]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from towpath.features import Built, OnlineReader, View
     from towpath.models.manifest import FeatureLock
     from towpath.platform.opened import Platform
+    from towpath.platform.viewed import Viewed
     from towpath.project import Project
     from towpath.serving.push import PushAnswer
 
@@ -36,6 +37,12 @@ class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
     online_rows: int
     used_by: tuple[str, ...]
     published: bool
+    newest_event_time: datetime | None = None
+    """Of the rows that builds brought online."""
+    built_at: datetime | None = None
+    """When the last build was done."""
+    state: str = ""
+    """``built``; ``not built``; ``changed since its build``; ``expired``: its newest row is older than the ttl; ``never online``."""
 
 
 class Features:
@@ -72,6 +79,8 @@ class Features:
 
     def list(self) -> "list[ViewRow]":
         """One row for each view of the project, with the models that read it."""
+        from towpath.platform import viewed
+
         project = self._platform.project
         online = self._platform.online
         rows: list[ViewRow] = []
@@ -87,9 +96,23 @@ class Features:
                     online_rows=online.count(view.table),
                     used_by=_users(project, name),
                     published=view.header.publish,
+                    **viewed.standing(self._platform, view),
                 )
             )
         return rows
+
+    def __getitem__(self, name: str) -> "Viewed":
+        """One view of the project to look at: its columns, what they are made of, who reads it.
+
+        Raises:
+            UnknownError: There is none, with the nearest name.
+        """
+        from towpath.platform.viewed import Viewed
+
+        if name not in self._platform.project.views:
+            self.view(name)  # says what is near, or that it is another project's
+            raise UnknownError(f"'{name}' belongs to another project.", mend="open that project to look at it")
+        return Viewed(self._platform, name)
 
     def view(self, name: str) -> "View":
         """One view by name; ``project/view`` reads one that another project of the fleet published.
@@ -183,11 +206,13 @@ class Features:
             progress: Called with the view's name and the rows written so far.
         """
         from towpath import features
+        from towpath.platform import remembered
 
         names = [view] if view else list(self._platform.project.views)
         built: dict[str, Built] = {}
         for name in names:
-            described = self.view(name)
+            with self._platform.sources.named(name):
+                described = self.view(name)
             built[name] = features.build(
                 described,
                 self._platform.warehouse,
@@ -197,6 +222,7 @@ class Features:
                 clock=self._platform.clock,
                 progress=(lambda rows, name=name: progress(name, rows)) if progress else None,
             )
+            remembered.build_seen(self._platform, described, built[name])
             if described.header.publish:
                 self._publish(described)
         return built

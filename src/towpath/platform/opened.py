@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from towpath.platform.answering import Predicted
     from towpath.platform.features import Features
     from towpath.platform.lifecycle import Models
+    from towpath.platform.sources import Sources
     from towpath.platform.watch import Watch
     from towpath.project import Project
     from towpath.registry.signing import Signer, Trusted
@@ -189,6 +190,13 @@ class Platform:
         from towpath.platform.features import Features
 
         return Features(self)
+
+    @cached_property
+    def sources(self) -> "Sources":
+        """The tables that views and spines read: whether they are well, and what hangs on them."""
+        from towpath.platform.sources import Sources
+
+        return Sources(self)
 
     @cached_property
     def models(self) -> "Models":

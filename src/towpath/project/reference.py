@@ -80,7 +80,7 @@ def pages() -> dict[str, str]:
         "sources.toml.md": _page(
             "sources.toml",
             "What a project expects of the tables that it reads and does not own. The file is optional, and so is every key. "
-            "Builds and monitors hold the tables against it.",
+            "`tow sources` and the monitors hold the tables against it.",
             _sections(SourceDeclaration, '"schema.table".', '`["schema.table"]`'),
         ),
     }

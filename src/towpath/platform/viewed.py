@@ -1,0 +1,182 @@
+"""A feature view as people look at it: its columns and what they are made of, who reads it, how fresh it is."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from towpath.errors import TowpathError
+from towpath.platform import shown
+from towpath.platform.consumers import readers
+from towpath.platform.remembered import SeenView, recall
+from towpath.types import duration
+
+if TYPE_CHECKING:
+    from towpath.features import View
+    from towpath.platform.opened import Platform
+
+__all__ = ["FeatureShown", "Viewed", "standing", "state_of"]
+
+
+class FeatureShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature of ``tow features show``."""
+
+    feature: str
+    type: str
+    """Arrow's name."""
+    missing: str
+    """What a missing value becomes: null, a default, or a refusal."""
+    made_of: tuple[str, ...] | None
+    """Source columns; None where SQLGlot cannot tell, empty for a constant or a count of rows."""
+    used_by: tuple[str, ...]
+    """Models, with versions."""
+    description: str = ""
+
+
+class Viewed:
+    """What ``platform.features["view"]`` is; shows itself in a notebook.
+
+    Args:
+        platform: Whose project has the view.
+        name: Of the view.
+    """
+
+    def __init__(self, platform: "Platform", name: str) -> None:
+        self._platform = platform
+        self.name = name
+
+    def __repr__(self) -> str:
+        return shown.or_the_fault(lambda: shown.as_text(self._title(), self._rows()))
+
+    def _repr_html_(self) -> str:
+        return shown.or_the_fault(lambda: shown.as_html(self._title(), self._rows()), html=True)
+
+    @property
+    def view(self) -> "View":
+        """As the engine describes it."""
+        return self._platform.features.view(self.name)
+
+    @property
+    def features(self) -> tuple[FeatureShown, ...]:
+        """One row for each feature, with what it is made of and who reads it.
+
+        Raises:
+            UnavailableError: The object store does not answer.
+        """
+        view, lineage = self.view, self._platform.sources.lineage(self.name)
+        readers_ = readers(self._platform, self.name, view.features)
+        found: list[FeatureShown] = []
+        for name, kind in view.columns:
+            said = view.header.features.get(name)
+            default = said.default if said is not None else None
+            parts = lineage.columns.get(name)
+            found.append(
+                FeatureShown(
+                    feature=name,
+                    type=kind,
+                    missing=f"default {default}"
+                    if said and said.missing == "default"
+                    else said.missing
+                    if said
+                    else "null",
+                    made_of=None if parts is None else tuple(map(str, parts)),
+                    used_by=_versions(
+                        [(r.model, r.version, r.champion, r.project) for r in readers_ if name in r.features],
+                        view.project,
+                    ),
+                    description=said.description if said else "",
+                )
+            )
+        return tuple(found)
+
+    def show(self) -> dict[str, Any]:
+        """Everything about the view, as ``tow features show`` prints it.
+
+        Raises:
+            ProjectError: The engine refuses the view.
+            UnavailableError: A store does not answer.
+        """
+        platform, view, header = self._platform, self.view, self.view.header
+        seen = recall(platform.objects, view.project, self.name, SeenView)
+        features, lineage = self.features, platform.sources.lineage(self.name)
+        ill = platform.sources.ill([self.name])
+        return {
+            "view": self.name,
+            "description": header.description,
+            "owner": header.owner,
+            "state": state_of(view, seen, platform.now()),
+            "entity": dict(zip(header.keys, view.key_types, strict=True)),
+            "event_time": header.event_time,
+            "created_time": header.created_time,
+            "ttl": header.ttl,
+            "schedule": header.schedule,
+            "published": header.publish,
+            "rows_online": _rows_online(platform, view),
+            "newest_event_time": seen.newest_event_time if seen else None,
+            "last_build": seen.built_at if seen else None,
+            "tables": lineage.tables,
+            "rows_decided_by": None if lineage.rows is None else tuple(map(str, lineage.rows)),
+            "ill_sources": tuple(str(one) for one in ill),
+            "used_by": tuple(dict.fromkeys(name for one in features for name in one.used_by)),
+            "features": features,
+        }
+
+    def _title(self) -> str:
+        header = self._platform.project.views[self.name].header
+        said = f": {header.description}" if header.description else ""
+        return f"View {self.name} by {', '.join(header.keys)}{said}"
+
+    def _rows(self) -> list[dict[str, object]]:
+        return [
+            {
+                "feature": one.feature,
+                "type": one.type,
+                "missing": one.missing,
+                "made of": "unknown" if one.made_of is None else one.made_of,
+                "used by": one.used_by,
+            }
+            for one in self.features
+        ]
+
+
+def standing(platform: "Platform", view: "View") -> dict[str, Any]:
+    """What the last build of a view left behind: how fresh it is, and how it stands."""
+    seen = recall(platform.objects, view.project, view.name, SeenView)
+    return {
+        "newest_event_time": seen.newest_event_time if seen else None,
+        "built_at": seen.built_at if seen else None,
+        "state": state_of(view, seen, platform.now()),
+    }
+
+
+def state_of(view: "View", seen: SeenView | None, now: datetime) -> str:
+    """How a view stands, in a word or two."""
+    if not view.header.online:
+        return "never online"
+    if seen is None:
+        return "not built"
+    newest, ttl = seen.newest_event_time, view.header.ttl
+    if newest is not None and ttl and now - newest > duration(ttl):
+        return "expired"
+    return "built" if seen.fingerprint == view.fingerprint else "changed since its build"
+
+
+def _rows_online(platform: "Platform", view: "View") -> int | None:
+    """Rows in the online table; None where the store does not answer."""
+    try:
+        return platform.online.count(view.table)
+    except TowpathError:
+        return None
+
+
+def _versions(read: list[tuple[str, int | None, bool, str]], own: str) -> tuple[str, ...]:
+    """``demand@3 (champion), 2, 1``: one text for each model, its versions newest first."""
+    found: dict[str, list[str]] = {}
+    for model, version, champion, project in read:
+        called = model if project == own else f"{project}/{model}"
+        said = "not trained" if version is None else f"{version}{' (champion)' if champion else ''}"
+        found.setdefault(called, []).append(said)
+    return tuple(
+        f"{model} (not trained)" if versions == ["not trained"] else f"{model}@{', '.join(versions)}"
+        for model, versions in found.items()
+    )
