@@ -126,7 +126,7 @@ class LandingSeen:
         return tuple(found)
 
 
-def merged(before: Sequence[LandingDay], now: Sequence[LandingDay]) -> tuple[LandingDay, ...]:
+def _merged(before: Sequence[LandingDay], now: Sequence[LandingDay]) -> tuple[LandingDay, ...]:
     """The last four weeks of both; of one day what was seen of more rows."""
     days = {day.day: day for day in before}
     for day in now:
@@ -154,7 +154,7 @@ def build_seen(platform: "Platform", view: "View", built: "Built", landing: Land
                 rows=built.rows,
                 entities=built.entities,
                 newest_event_time=max(newest, default=None),
-                landed=merged(before.landed if before else (), landing.days() if landing else ()),
+                landed=_merged(before.landed if before else (), landing.days() if landing else ()),
             ),
         )
         platform.sources.remember(view.name)
