@@ -162,6 +162,8 @@ def collect(handle: "ModelHandle", *, since: datetime | None = None) -> Collecte
     """Take the spine's labels that became known in ``(since, now]`` as outcomes; see `ModelHandle.collect`."""
     import pyarrow as pa
 
+    from towpath.training import scored
+
     platform, now = handle.platform, handle.platform.now()
     header, output = handle.folder.training.header, handle.folder.declaration.output
     since = since or _collected_until(platform, handle.name)
@@ -178,7 +180,11 @@ def collect(handle: "ModelHandle", *, since: datetime | None = None) -> Collecte
     if output.horizon:
         targets = _arrow("add", targets, pa.scalar(duration(output.horizon), pa.duration("us")))
     fresh = fresh.append_column("target at", targets)
-    numeric = output.kind in {"number", "quantiles"}
+    number = output.kind in {"number", "quantiles"}
+    if (
+        output.kind == "probability"
+    ):  # the 0 or 1 that the gate's metrics compare it with; what people call it stays beside it
+        fresh = fresh.append_column("came true", scored(fresh, header, output, header.label).column("actual"))
     rows = journal.outcomes_from_table(
         fresh,
         project=platform.settings.project.name,
@@ -186,8 +192,8 @@ def collect(handle: "ModelHandle", *, since: datetime | None = None) -> Collecte
         arrived_at=now,
         target_at="target at",
         keys=header.keys,
-        value=header.label if numeric else None,
-        label=None if numeric else header.label,
+        value="came true" if output.kind == "probability" else header.label if number else None,
+        label=None if number else header.label,
         happened_at=known,
         weight=header.weight,
     )
