@@ -27,6 +27,8 @@ from towpath.models.manifest import (
     FeatureLock,
     Field,
     Manifest,
+    OnDemandInputLock,
+    OnDemandLock,
     Signature,
     StoredFile,
     Training,
@@ -48,6 +50,7 @@ from towpath.project.declarations import (
     TrainDeclaration,
     TrainingHeader,
 )
+from towpath.project.on_demand import OnDemandHeader, OnDemandInput, OnDemandOutput
 from towpath.registry.claims import Claim, PublishedView
 from towpath.registry.log import Challenger, Event, Follows, Kill, LogEntry, TrafficState
 from towpath.registry.signing import Seal, Signer, Trusted
@@ -129,6 +132,17 @@ MANIFEST = Manifest(
     segments=("price_band",),
     unit="customer_id",
     features=(LOCK,),
+    on_demand=(
+        OnDemandLock(
+            project="shop",
+            view="basket",
+            path="features/basket.py",
+            digest=DIGEST,
+            inputs=(OnDemandInputLock(name="amount", reads="request", type="double", required=True),),
+            columns=(FeatureColumn(name="ratio", type="double", default=1.5, missing="default"),),
+            budget_ms=30,
+        ),
+    ),
     output=OUTPUT,
     serving=SERVING,
     gate=GATE,
@@ -374,6 +388,19 @@ WRITTEN: dict[str, msgspec.Struct] = {
         description="What an item costs.",
         features={"price": FeatureDeclaration(default=1.5, missing="default", description="EUR, with tax")},
     ),
+    "on_demand.py": OnDemandHeader(
+        inputs={
+            "amount": OnDemandInput(type="double", required=True),
+            "price": OnDemandInput(type="prices.price"),
+            "at": OnDemandInput(type="time"),
+        },
+        outputs={
+            "ratio": OnDemandOutput(type="double", default=1.5, missing="default", description="Of the usual price.")
+        },
+        budget_ms=30,
+        owner="mira",
+        description="An amount beside the price.",
+    ),
     "training.sql": TrainingHeader(
         entity=("item_id", "country"),
         time="day",
@@ -434,6 +461,8 @@ def decoded(name: str) -> Any:
         return msgspec.msgpack.decode(data)
     if name.endswith(".sql"):
         return Query.parse(data.decode(), name).header
+    if name.endswith(".py"):
+        return tomllib.loads(data.decode().split("---\n")[1])
     return tomllib.loads(data.decode()) if name.endswith(".toml") else msgspec.json.decode(data)
 
 
@@ -449,6 +478,13 @@ def test_what_v1_stored_is_read_as_it_was_meant_and_written_again_to_the_byte(na
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_people_wrote_for_v1_is_read_as_it_was_meant(name: str) -> None:
     assert msgspec.convert(decoded(name), type(WRITTEN[name])) == WRITTEN[name]
+
+
+def test_a_manifest_from_before_there_were_on_demand_features_is_read() -> None:
+    raw = msgspec.json.decode((FOLDER / "manifest.json").read_bytes())
+    del raw["on_demand"]
+    found = msgspec.json.decode(msgspec.json.encode(raw), type=Manifest)
+    assert found == msgspec.structs.replace(MANIFEST, on_demand=())
 
 
 @pytest.mark.parametrize("name", ["feature_view.sql", "training.sql", "metric.sql", "monitor.sql"])

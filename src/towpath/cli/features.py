@@ -54,16 +54,20 @@ def build(project: Path, view: str | None, as_of: datetime | None, since: dateti
 
 @command.command("get")
 @click.argument("view")
-@click.option("--key", "key", multiple=True, required=True, help="One for each key column, in order; numbers as JSON.")
+@click.option("--key", "key", multiple=True, help="One for each key column, in order; numbers as JSON.")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="A column of the request, for on-demand features."
+)
 @as_of_option
 @project_option
 @json_option
-def get(project: Path, view: str, key: tuple[str, ...], as_of: datetime | None) -> None:
-    """One online row: values, event time, age, and why a value is missing."""
+def get(project: Path, view: str, key: tuple[str, ...], inputs: tuple[str, ...], as_of: datetime | None) -> None:
+    """One online row: values, event time, age, and why a value is missing; of an on-demand feature what it gives now."""
     from towpath.platform import Platform
+    from towpath.platform.on_demand import input_of
 
     with Platform.open(project).at(as_of) as platform:
-        show(platform.features.get(view, key))
+        show(platform.features.get(view, key, inputs=dict(input_of(platform, view, said) for said in inputs)))
 
 
 @command.command("show")

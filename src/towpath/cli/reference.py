@@ -243,6 +243,7 @@ def _meters() -> Iterator[tuple[str, ...]]:
     meter.rows("", None, "", "ok", "", 1)
     meter.answered("", "", 0.0)
     meter.refused("")
+    meter.on_demand_missing("", "", "", 0)
     for family in meter.registry.collect():
         labels = sorted({label for sample in family.samples for label in sample.labels if label != "le"})
         name = f"{family.name}_total" if family.type == "counter" else family.name

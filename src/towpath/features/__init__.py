@@ -2,13 +2,23 @@
 
 from towpath.features.build import Built, build
 from towpath.features.keys import entity_key, key_bytes, key_part
-from towpath.features.lock import FeatureColumn, FeatureLock
+from towpath.features.lock import FeatureColumn, FeatureLock, OnDemandInputLock, OnDemandLock
+from towpath.features.on_demand import Computed, OnDemand, Split, compute, lock_on_demand, split, with_computed
 from towpath.features.online import OnlineReader, OnlineRows
 from towpath.features.push import PushedRow, RefusedRow, RowForm
 from towpath.features.training_set import training_set, with_defaults
 from towpath.features.views import View, describe, features_by_view, lock, view_of_lock
 
 __all__ = [
+    "with_computed",
+    "split",
+    "lock_on_demand",
+    "compute",
+    "Split",
+    "OnDemandLock",
+    "OnDemandInputLock",
+    "OnDemand",
+    "Computed",
     "Built",
     "FeatureColumn",
     "FeatureLock",

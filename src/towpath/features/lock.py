@@ -1,10 +1,10 @@
-"""What a version remembers of the feature views it was trained on."""
+"""What a version remembers of the feature views and functions it was trained on."""
 
 from typing import Literal
 
 import msgspec
 
-__all__ = ["FeatureColumn", "FeatureLock"]
+__all__ = ["FeatureColumn", "FeatureLock", "OnDemandInputLock", "OnDemandLock"]
 
 
 class FeatureColumn(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,3 +41,35 @@ class FeatureLock(msgspec.Struct, frozen=True, kw_only=True):
     """Arrow types of `entity`; empty in what was locked before rows could be pushed."""
     row: tuple[tuple[str, str], ...] = ()
     """All features of the view and their Arrow types, in the order of the online row, which a pushed row fills whole."""
+
+
+class OnDemandInputLock(msgspec.Struct, frozen=True, kw_only=True):
+    """One argument of an on-demand feature."""
+
+    name: str
+    """As the function calls it."""
+    reads: str
+    """``request``, ``time``, or the feature of another view as the model calls it."""
+    type: str
+    """Arrow's name."""
+    required: bool = False
+    """Of the request: whether a row without it is refused."""
+
+
+class OnDemandLock(msgspec.Struct, frozen=True, kw_only=True):
+    """One on-demand feature file as it stood when the version was trained; its code is in the version's ``code.zip``."""
+
+    project: str
+    """Whose it is."""
+    view: str
+    """Its name, which is the function's too."""
+    path: str
+    """Within ``code.zip``."""
+    digest: str
+    """Of the file's bytes."""
+    inputs: tuple[OnDemandInputLock, ...]
+    """In the function's own order."""
+    columns: tuple[FeatureColumn, ...]
+    """Everything that it gives; what the model reads of it stands in the signature."""
+    budget_ms: int = 20
+    """How long one call may take in serving."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from towpath.errors import InputError, nearest
-from towpath.features.lock import FeatureLock
+from towpath.features.lock import FeatureLock, OnDemandLock
 from towpath.features.views import View, features_by_view
 from towpath.sql import Query
 from towpath.warehouse.point_in_time import AsOf
@@ -71,12 +71,14 @@ def training_set(
     return result.replace_schema_metadata(metadata)
 
 
-def with_defaults(table: "pa.Table", locks: Sequence[FeatureLock], project: str | None = None) -> "pa.Table":
+def with_defaults(
+    table: "pa.Table", locks: Sequence[FeatureLock | OnDemandLock], project: str | None = None
+) -> "pa.Table":
     """Put declared defaults where a value is missing, as the online read does, so that a model trains on what it will see.
 
     Args:
         table: A training set.
-        locks: The views with their rules; features that the table does not have are left alone.
+        locks: The views and functions with their rules; features that the table does not have are left alone.
         project: As in `OnlineReader`: views of another project are called ``project/view``.
 
     Raises:
@@ -95,7 +97,7 @@ def with_defaults(table: "pa.Table", locks: Sequence[FeatureLock], project: str 
             except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
                 raise InputError(
                     f"The default {column.default!r} of '{called}.{column.name}' is no {column.type}.",
-                    f"features/{kept.view}.sql",
+                    f"features/{kept.view}{'.py' if isinstance(kept, OnDemandLock) else '.sql'}",
                     "write a default of the feature's type",
                 ) from error
             table = table.set_column(at, table.schema.field(at).name, filled)

@@ -16,19 +16,20 @@ from typing import Any
 
 from towpath.errors import FormatError, ModelError, ProjectError
 
-__all__ = ["pack_code", "project_module", "unpack_code"]
+__all__ = ["module_at", "pack_code", "project_module", "unpack_code"]
 
 _LIMIT_BYTES = 64 * 2**20
 _PREFIX = "_towpath_"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first day, so that equal code packs to equal bytes
 
 
-def pack_code(project: Path, model_folder: Path) -> bytes:
+def pack_code(project: Path, model_folder: Path | None, also: Iterable[Path] = ()) -> bytes:
     """Pack the model's folder and the project modules that it imports.
 
     Args:
         project: The project's folder.
-        model_folder: ``models/<name>`` within it; it must hold ``model.py``.
+        model_folder: ``models/<name>`` within it; it must hold ``model.py``. None packs the other files alone.
+        also: Further files, such as ``features/<name>.py``, with the project modules that they import.
 
     Returns:
         A zip; the same files give the same bytes. Paths are relative to the project.
@@ -37,10 +38,10 @@ def pack_code(project: Path, model_folder: Path) -> bytes:
         ProjectError: There is no ``model.py``, or a file does not parse.
     """
     root = project.resolve()
-    home = model_folder.resolve()
-    if not (home / "model.py").is_file():
+    home = model_folder.resolve() if model_folder is not None else root
+    if model_folder is not None and not (home / "model.py").is_file():
         raise ProjectError(f"'{home}' has no model.py.", mend="a file with a function train(data)")
-    todo = sorted(home.rglob("*.py"))
+    todo = [*(sorted(home.rglob("*.py")) if model_folder is not None else ()), *(path.resolve() for path in also)]
     files: dict[str, bytes] = {}
     while todo:
         path = todo.pop()
@@ -48,7 +49,8 @@ def pack_code(project: Path, model_folder: Path) -> bytes:
         if name in files or "__pycache__" in path.parts:
             continue
         files[name] = path.read_bytes()
-        todo += _imported(files[name], path, [home, root])
+        inside = path.is_relative_to(home) if model_folder is not None else False
+        todo += _imported(files[name], path, [home if inside else path.parent, root])
     return _zipped(files)
 
 
@@ -89,20 +91,35 @@ def project_module(code: bytes, model: str, *, root: Path | None = None) -> Modu
         FormatError: The zip is damaged or has no such module.
         ModelError: The user's code failed while it was imported.
     """
+    return module_at(code, f"models/{model}/model.py", root=root)
+
+
+def module_at(code: bytes, place: str, *, root: Path | None = None) -> ModuleType:
+    """Import any module of a packed project; see `project_module`.
+
+    Args:
+        code: What `pack_code` gave.
+        place: Its path within the zip.
+        root: The project's folder, so that tracebacks show the user's own files.
+
+    Raises:
+        FormatError: The zip is damaged or has no such module.
+        ModelError: The user's code failed while it was imported.
+    """
     package = _PREFIX + hashlib.sha256(code).hexdigest()[:16]
-    entry = f"{package}.models.{model}.model"
+    entry = f"{package}.{place.removesuffix('.py').replace('/', '.')}"
     finder = _FINDERS.get(package)
     if finder is None:
         finder = _Finder(package, unpack_code(code), root)
         _FINDERS[package] = finder
         sys.meta_path.append(finder)
-    if f"models/{model}/model.py" not in finder.files:
-        raise FormatError(f"code.zip has no models/{model}/model.py.", mend="publish the version again")
+    if place not in finder.files:
+        raise FormatError(f"code.zip has no {place}.", mend="publish the version again")
     try:
         return importlib.import_module(entry)
     except Exception as fault:  # the edge to the user's code: whatever it raises is theirs
         raise ModelError(
-            f"models/{model}/model.py could not be imported: {type(fault).__name__}: {fault}.",
+            f"{place} could not be imported: {type(fault).__name__}: {fault}.",
             where=_place(fault, finder),
             mend=f"python -c 'import {fault.name}' where it is missing" if isinstance(fault, ImportError) else "",
         ) from fault

@@ -1,25 +1,28 @@
 """Loading a model: a bare file by what its bytes say, a version by its manifest."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from towpath.errors import FormatError, RefusedError, TowpathError
+from towpath.features.on_demand import OnDemand
 from towpath.models import pickles
-from towpath.models.code import project_module
+from towpath.models.code import module_at, project_module, unpack_code
 from towpath.models.engines import catboost, lightgbm, onnx, sklearn, xgboost
 from towpath.models.engines.extra import check_version
 from towpath.models.engines.project import Objects, WithFunctions
 from towpath.models.formats import sniff
-from towpath.models.manifest import Manifest
+from towpath.models.manifest import Manifest, OnDemandLock
 from towpath.models.model import Model
 
-__all__ = ["load_file", "load_version", "try_here"]
+__all__ = ["load_file", "load_on_demand", "load_version", "on_demand_of", "try_here"]
 
 _NATIVE: dict[str, Any] = {
     "lightgbm": lightgbm.LightGbm,
@@ -105,6 +108,51 @@ def load_version(manifest: Manifest, folder: Path) -> Model:
     trained = sklearn.settle(_object(manifest, path, name))
     written = (artefact.format, artefact.framework)
     return Objects(name, trained, manifest.signature, kind, written=written, module=module)
+
+
+def load_on_demand(manifest: Manifest, folder: Path) -> tuple[OnDemand, ...]:
+    """Load the on-demand features of a version, in their order.
+
+    Args:
+        manifest: Whose signature was verified.
+        folder: Holds the version's files; their digests were verified.
+
+    Raises:
+        FormatError: ``code.zip`` does not hold what the version was trained on.
+        ModelError: A file failed while it was imported.
+    """
+    if not manifest.on_demand:
+        return ()
+    return on_demand_of((folder / "code.zip").read_bytes(), manifest.on_demand)
+
+
+def on_demand_of(code: bytes, locks: Sequence[OnDemandLock], *, root: Path | None = None) -> tuple[OnDemand, ...]:
+    """The functions of on-demand files that were packed.
+
+    Args:
+        code: What `pack_code` gave.
+        locks: Which files, in the order in which they are called.
+        root: The project's folder, so that tracebacks show the user's own files.
+
+    Raises:
+        FormatError: A file differs from its lock, or has no such function.
+        ModelError: A file failed while it was imported.
+    """
+    files = unpack_code(code)
+    found: list[OnDemand] = []
+    for lock in locks:
+        held = f"sha256:{hashlib.sha256(files.get(lock.path, b'')).hexdigest()}"
+        if held != lock.digest:
+            raise FormatError(
+                f"'{lock.path}' is not what the version was trained on: {held[:19]}… in code.zip, {lock.digest[:19]}… locked.",
+                lock.path,
+                "publish the version again",
+            )
+        function = getattr(module_at(code, lock.path, root=root), lock.view, None)
+        if not callable(function):
+            raise FormatError(f"'{lock.path}' has no function {lock.view}.", lock.path, f"def {lock.view}(…): …")
+        found.append(OnDemand(lock, function))
+    return tuple(found)
 
 
 def _module(manifest: Manifest, folder: Path) -> ModuleType | None:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from towpath.features.lock import FeatureColumn, FeatureLock
+from towpath.features.lock import FeatureColumn, FeatureLock, OnDemandInputLock, OnDemandLock
 from towpath.project.declarations import (
     Charter,
     FallbackDeclaration,
@@ -23,6 +23,8 @@ __all__ = [
     "FeatureLock",
     "Field",
     "Manifest",
+    "OnDemandInputLock",
+    "OnDemandLock",
     "Signature",
     "StoredFile",
     "Training",
@@ -143,6 +145,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[str, ...] = ()
     unit: str | None = None
     features: tuple[FeatureLock, ...] = ()
+    """Views: what the model reads, and what its on-demand features read."""
+    on_demand: tuple[OnDemandLock, ...] = ()
+    """Functions in the order in which they are called."""
     output: OutputDeclaration = OutputDeclaration()
     serving: ServingDeclaration = ServingDeclaration()
     gate: GateDeclaration = GateDeclaration()

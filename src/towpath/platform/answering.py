@@ -136,7 +136,7 @@ def try_row(handle: "ModelHandle", row: Mapping[str, object], *, version: int | 
     age: dict[str, str] = {}
     started = time.perf_counter()
     if served is not None:
-        prepared = served.from_rows([row], now_us)
+        prepared = served.whole(served.from_rows([row], now_us))
         values = {name: _plain(prepared.columns[name][0]) for name in served.names}
         if prepared.online is not None:
             age = {view: age_text(now_us, int(event[0])) for view, event in prepared.online.event_us.items()}
@@ -343,7 +343,7 @@ def _deployment(handle: "ModelHandle") -> "Deployment":
 
 def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
     """The model with one version by number, whether it was ever promoted or not."""
-    from towpath.models import load_version
+    from towpath.models import load_on_demand, load_version
     from towpath.registry import versions
     from towpath.registry.log import TrafficState
     from towpath.serving.deployment import Deployment
@@ -359,7 +359,14 @@ def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
         team=manifest.team,
         tier=manifest.tier,
         policy=Policy(TrafficState(champion=entry.state.champion if entry else None), handle.name),
-        versions={number: Served(manifest, load_version(manifest, folder), reader=reader)},
+        versions={
+            number: Served(
+                manifest,
+                load_version(manifest, folder),
+                reader=reader,
+                functions=load_on_demand(manifest, folder),
+            )
+        },
         chain=manifest.fallback,
     )
 
@@ -384,9 +391,9 @@ def _answer_rows(handle: "ModelHandle", deployment: "Deployment", spine: "pa.Tab
         server="batch",
         environment=platform.settings.environment,
     )
-    wanted = dict.fromkeys(
-        [*header.keys, *header.segments, header.time, *([u] if (u := handle.folder.declaration.unit) else [])]
-    )
+    read = [name for s in deployment.versions.values() if s.functions is not None for name in s.functions.reads]
+    unit = handle.folder.declaration.unit
+    wanted = dict.fromkeys([*header.keys, *header.segments, header.time, *([unit] if unit else []), *read])
     answered: list[Answered] = []
     for start in range(0, spine.num_rows, _CHUNK_ROWS):
         part = spine.slice(start, _CHUNK_ROWS)
@@ -404,8 +411,7 @@ def _answer_rows(handle: "ModelHandle", deployment: "Deployment", spine: "pa.Tab
         )
         answered.append(responder.run(handle.name, ask))
     for served in deployment.versions.values():
-        served.lane.close()
-        served.fallback_lane.close()
+        served.close_lanes()
     table = prediction_table(kept.records)
     journal.write_rows(platform.objects, "predictions", table, name=run_id, clock=platform.clock)
     return answered

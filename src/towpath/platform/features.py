@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from towpath.errors import InputError, UnknownError, nearest
-from towpath.platform import shown
+from towpath.platform import on_demand, shown
 from towpath.sql import Query
 from towpath.types import micros
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from towpath.features import Built, OnlineReader, View
+    from towpath.features import Built, OnlineReader, Split, View
     from towpath.models.manifest import FeatureLock
     from towpath.platform.opened import Platform
     from towpath.platform.viewed import Viewed
@@ -65,7 +65,7 @@ class Features:
     def _shown(self) -> "list[dict[str, object]]":
         """As the files say; the engine is not asked."""
         project = self._platform.project
-        return [
+        shown: list[dict[str, object]] = [
             {
                 "view": name,
                 "entity": view.header.keys,
@@ -76,6 +76,7 @@ class Features:
             }
             for name, view in project.views.items()
         ]
+        return [*shown, *({"view": name, "used by": _users(project, name)} for name in project.on_demand)]
 
     def list(self) -> "list[ViewRow]":
         """One row for each view of the project, with the models that read it."""
@@ -99,7 +100,7 @@ class Features:
                     **viewed.standing(self._platform, view),
                 )
             )
-        return rows
+        return [*rows, *(_on_demand_row(project, name) for name in project.on_demand)]
 
     def __getitem__(self, name: str) -> "Viewed":
         """One view of the project to look at: its columns, what they are made of, who reads it.
@@ -172,22 +173,31 @@ class Features:
         from towpath import features as room
 
         query = Query.parse(spine, "spine") if isinstance(spine, str) else spine
-        return room.training_set(
+        asked = self.split(features)
+        table = room.training_set(
             self._platform.warehouse,
             query,
             keys=tuple(keys),
             time=time,
-            features=list(features),
-            views=self.views_of(features),
+            features=asked.features,
+            views=self.views_of(asked.features),
             as_of=as_of,
             parameters=dict(parameters or {}),
         )
+        return on_demand.appended(self._platform, table, asked, time=time) if asked.files else table
 
     def locks(self, names: Sequence[str]) -> "tuple[FeatureLock, ...]":
-        """The views as they stand, for a version that is being trained on them."""
+        """The views as they stand, for a version that is being trained on them; also those that only functions read."""
         from towpath import features
 
-        return features.lock(self.views_of(names), list(names))
+        read = self.split(names).features
+        return features.lock(self.views_of(read), read)
+
+    def split(self, names: Sequence[str]) -> "Split":
+        """Tell features of views from on-demand ones, and add what these read."""
+        from towpath import features
+
+        return features.split(names, self._platform.project.on_demand)
 
     def build(
         self,
@@ -227,8 +237,15 @@ class Features:
                 self._publish(described)
         return built
 
-    def get(self, view: str, key: Sequence[object]) -> dict[str, object]:
+    def get(
+        self, view: str, key: Sequence[object] = (), *, inputs: "Mapping[str, object] | None" = None
+    ) -> dict[str, object]:
         """One online row: its values, event time and age, and why a value is missing.
+
+        Args:
+            view: Its name, or that of an on-demand file.
+            key: One part for each key column, in order; of an on-demand file those of the views that it reads.
+            inputs: Of an on-demand file, the columns of the request.
 
         Returns:
             ``view.feature`` → value, then ``event_time``, ``age`` and ``missing`` (feature → why; empty where all are there).
@@ -236,6 +253,10 @@ class Features:
         Raises:
             InputError: The key has another number of parts than the view's entity.
         """
+        if view in self._platform.project.on_demand:
+            return on_demand.get(self._platform, view, key, inputs or {})
+        if inputs:
+            raise InputError(f"'{view}' reads no column of the request.", mend="leave --input out")
         described = self.view(view)
         if len(key) != len(described.header.keys):
             raise InputError(
@@ -261,13 +282,23 @@ class Features:
             "missing": dict.fromkeys(found.missing[0], gone if event is None else "null in the row"),
         }
 
-    def read(self, features: Sequence[str], keys: Mapping[str, Sequence[object]]) -> "dict[str, np.ndarray]":
+    def read(
+        self,
+        features: Sequence[str],
+        keys: Mapping[str, Sequence[object]],
+        *,
+        inputs: "Mapping[str, Sequence[object]] | None" = None,
+    ) -> "dict[str, np.ndarray]":
         """Online values for many keys at once; columns in, columns out.
 
         Args:
             features: ``view.feature`` or ``view.*``.
             keys: Key column → one value a row.
+            inputs: Column of the request → one value a row, for on-demand features.
         """
+        asked = self.split(features)
+        if asked.files:
+            return on_demand.read(self._platform, asked, keys, inputs or {})
         count = len(next(iter(keys.values())))
         return dict(self._reader(features).read(keys, count, micros(self._platform.now())).columns)
 
@@ -318,6 +349,25 @@ class Features:
 
 
 def _users(project: "Project", view: str) -> tuple[str, ...]:
-    """The models of the project that read a view."""
-    read = {name: {f.split(".")[0] for f in model.declaration.features} for name, model in project.models.items()}
-    return tuple(name for name, views in read.items() if view in views)
+    """The models of the project that read a view, themselves or through on-demand features."""
+    from towpath.features import split
+
+    def read(features: Sequence[str]) -> set[str]:
+        asked = split(features, project.on_demand)
+        return {name.split(".")[0] for name in asked.features} | {file.name for file in asked.files}
+
+    return tuple(name for name, model in project.models.items() if view in read(model.declaration.features))
+
+
+def _on_demand_row(project: "Project", name: str) -> ViewRow:
+    """An on-demand file, which has neither keys nor rows of its own."""
+    return ViewRow(
+        view=name,
+        entity=(),
+        features=tuple(project.on_demand[name].header.outputs),
+        ttl=None,
+        known_at=False,
+        online_rows=0,
+        used_by=_users(project, name),
+        published=False,
+    )

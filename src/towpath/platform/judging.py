@@ -68,7 +68,7 @@ def judge_version(handle: "ModelHandle", version: int) -> Verdict:
     checks, heuristic = _fallbacks(candidate, columns, holdout.num_rows)
     given: dict[str, NDArray[Any] | None] = {"candidate": answers, "champion": None, "fallback": heuristic}
     if against is not None and against != version:
-        given["champion"] = _champion_answers(handle, against, cache, holdout)
+        given["champion"] = _champion_answers(handle, against, cache, holdout, manifest)
     scores = _scores(handle, holdout, given)
     deciding = handle.folder.declaration.gate.metric
     evidence = Evidence(
@@ -102,17 +102,36 @@ def _checked(answers: "NDArray[Any]", manifest: "Manifest") -> OutputCheck:
     return check_output(answers, manifest.output)
 
 
-def _champion_answers(handle: "ModelHandle", version: int, cache: Path, holdout: "pa.Table") -> "NDArray[Any]":
-    """The champion on the same rows; features that the candidate does not read are looked up as of each row's moment."""
-    from towpath.models import columns_of
+def _champion_answers(
+    handle: "ModelHandle", version: int, cache: Path, holdout: "pa.Table", candidate: "Manifest"
+) -> "NDArray[Any]":
+    """The champion on the same rows; features that the candidate does not read are looked up as of each row's moment.
+
+    On-demand features that the candidate computes by the same code stay; all others are the champion's own to compute.
+    """
+    from towpath.models import columns_of, load_on_demand
+    from towpath.platform.on_demand import appended_by
 
     champion = _Candidate(handle, version, cache)
-    names = [field.name for field in champion.manifest.signature.inputs]
+    manifest = champion.manifest
+    names = [field.name for field in manifest.signature.inputs]
+    same = {lock.digest for lock in candidate.on_demand}
+    computed = {f"{k.view}.{column.name}" for k in manifest.on_demand for column in k.columns}
+    if manifest.on_demand and not all(lock.digest in same for lock in manifest.on_demand):
+        holdout = holdout.drop_columns([name for name in computed if name in holdout.column_names])
     if any(name not in holdout.column_names for name in names):
-        header = handle.folder.training.header
+        header, own = handle.folder.training.header, manifest.project
         spine = holdout.select([name for name in holdout.column_names if "." not in name and ":" not in name])
-        known = handle.platform.features.training_set(spine, names, keys=header.keys, time=header.time)
-        holdout = views.with_defaults(known, champion.manifest.features, champion.manifest.project)
+        known = [
+            f"{k.view if k.project == own else f'{k.project}/{k.view}'}.{column.name}"
+            for k in manifest.features
+            for column in k.columns
+        ]
+        table = handle.platform.features.training_set(spine, known, keys=header.keys, time=header.time)
+        functions = load_on_demand(manifest, champion.folder)
+        if functions:
+            table = appended_by(functions, table, manifest.features, project=own, time=header.time)
+        holdout = views.with_defaults(table, [*manifest.features, *manifest.on_demand], own)
     return champion.answers(columns_of(holdout.select(names)))
 
 
@@ -225,6 +244,7 @@ def _entities(holdout: "pa.Table", keys: Sequence[str]) -> "NDArray[Any]":
 def _golden(handle: "ModelHandle", candidate: _Candidate) -> GoldenResult:
     """Replay the version's golden cases as a caller would send them; keys are looked up online."""
     from towpath.features import OnlineReader
+    from towpath.models import load_on_demand
     from towpath.serving.served import Served
 
     path = candidate.folder / "golden.jsonl"
@@ -233,18 +253,17 @@ def _golden(handle: "ModelHandle", candidate: _Candidate) -> GoldenResult:
     cases = read_golden(path.read_bytes(), "golden.jsonl")
     platform, manifest = handle.platform, candidate.manifest
     reader = OnlineReader(platform.online, manifest.features, manifest.project) if manifest.features else None
-    served = Served(manifest, candidate.model, reader=reader)
+    served = Served(manifest, candidate.model, reader=reader, functions=load_on_demand(manifest, candidate.folder))
     answers: list[Any] = []
     errors: dict[int, str] = {}
     for position, case in enumerate(cases):
         try:
-            prepared = served.from_rows([case.request], micros(platform.now()))
+            prepared = served.whole(served.from_rows([case.request], micros(platform.now())))
             answers.append(candidate.answers(prepared.columns).tolist()[0])
         except TowpathError as error:
             errors[position] = error.what
             answers.append(None)
-    served.lane.close()
-    served.fallback_lane.close()
+    served.close_lanes()
     return compare_golden(cases, answers, errors=errors)
 
 

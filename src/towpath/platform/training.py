@@ -55,9 +55,12 @@ def train(
     project = platform.settings.project
     declaration, header = folder.declaration, folder.training.header
     claims.refuse_taken(platform.objects, handle.name, project=project.name)
+    asked = platform.features.split(declaration.features)
     locks = platform.features.locks(declaration.features)
-    names = [name for lock in locks for name in _names(lock, project.name)]
-    table = views.with_defaults(_training_set(handle), locks, project.name)
+    computed = views.lock_on_demand(asked.files, locks, project.name)
+    read = [name for lock in locks for name in _names(lock, project.name)]
+    names = [*(name for name in read if name not in asked.hidden), *asked.computed]
+    table = views.with_defaults(_training_set(handle), [*locks, *computed], project.name)
     metrics = {
         name: metric.query
         for name, metric in platform.project.metrics.items()
@@ -76,7 +79,7 @@ def train(
             clock=platform.clock,
         )
         number = versions.next_version(platform.objects, handle.name, run_id=trained.run_id)
-        manifest = _manifest(handle, trained, locks, number)
+        manifest = msgspec.structs.replace(_manifest(handle, trained, locks, number), on_demand=computed)
         versions.publish(platform.objects, manifest, _files(handle, trained), platform.signer)
         return number
 
@@ -90,6 +93,7 @@ def train(
         header=header,
         declaration=declaration,
         features=names,
+        also=[file.file for file in asked.files],
         metrics=metrics,
         as_of=platform.now(),
         sample_share=sample_share,

@@ -7,6 +7,7 @@ from typing import Any
 from towpath.errors import ProjectError
 from towpath.project.check import problems, shallow_problems
 from towpath.project.folder import MetricFile, ModelFolder, MonitorFile, Project, Reading, SpineFile, ViewFile
+from towpath.project.on_demand import OnDemandFile
 from towpath.project.problem import Problem
 from towpath.project.sources import SourceDeclaration, VolumeDeclaration
 from towpath.project.start import Answers, init
@@ -16,6 +17,7 @@ __all__ = [
     "MetricFile",
     "ModelFolder",
     "MonitorFile",
+    "OnDemandFile",
     "Problem",
     "Project",
     "SourceDeclaration",

@@ -10,6 +10,7 @@ from towpath.errors import ProjectError, nearest
 from towpath.project.faults import Declared
 from towpath.project.folder import Draft, MetricFile, MonitorFile, Reading, ViewFile
 from towpath.project.lines import Place
+from towpath.project.on_demand import TIME, OnDemandFile, is_feature
 from towpath.project.problem import Problem, problems_of
 from towpath.project.sources import unread_sources
 from towpath.sql import Query
@@ -28,6 +29,8 @@ def deep_problems(reading: Reading) -> list[Problem]:
     """Faults of SQL, of columns that headers and models name, and of golden cases."""
     found: list[Problem] = []
     columns = {name: _view(view, reading, found) for name, view in reading.views.items()}
+    columns |= {name: tuple(file.header.outputs or {}) for name, file in reading.on_demand.items()}
+    _on_demand(reading, columns, found)
     for metric in reading.metrics.values():
         if not metric.built_in:
             _metric(metric, found)
@@ -165,13 +168,85 @@ def _features(
         if known is not None and name not in {"*", *known}:
             mend = nearest(name, known).removeprefix("; ")
             found.append(Problem(declared.file, line, f"view '{view}' has no feature '{name}'", mend))
-        lacking = [
-            key for _, key in _keys(reading.views[view].header.entity) if spine is not None and key and key not in spine
-        ]
-        if lacking and view not in unkeyed:
-            unkeyed.add(view)
-            what = f"view '{view}' is keyed by '{lacking[0]}', which training.sql does not select"
-            found.append(Problem(declared.file, line, what, f"select {lacking[0]} in training.sql"))
+        for what, lacking in _needed(view, reading):
+            if spine is not None and lacking not in spine and what not in unkeyed:
+                unkeyed.add(what)
+                said = f"{what} '{lacking}', which training.sql does not select"
+                found.append(Problem(declared.file, line, said, f"select {lacking} in training.sql"))
+            elif draft.spine is not None and lacking == draft.spine.header.label and lacking and "request's" in what:
+                said = f"{what} '{lacking}', which is the label: nobody knows it when a prediction is asked for"
+                found.append(Problem(declared.file, line, said, "another input"))
+
+
+def _needed(view: str, reading: Reading) -> list[tuple[str, str]]:
+    """Columns that the spine must give for a view, each with who wants it."""
+    needed: list[tuple[str, str]] = []
+    for name in _behind(view, reading):
+        if name in reading.views:
+            keys = [key for _, key in _keys(reading.views[name].header.entity) if key]
+            needed += [(f"view '{name}' is keyed by", key) for key in keys]
+        elif name in reading.on_demand:
+            inputs = (reading.on_demand[name].header.inputs or {}).items()
+            asked = [one for one, said in inputs if said.type and said.type != TIME and not is_feature(said.type)]
+            needed += [(f"'{name}' reads the request's", one) for one in asked]
+    return needed
+
+
+def _behind(view: str, reading: Reading) -> list[str]:
+    """A view and, of an on-demand one, all those that it reads."""
+    found, waiting = list[str](), [view]
+    while waiting:
+        name = waiting.pop(0)
+        if name not in found:
+            found.append(name)
+            waiting += _read_by(reading.on_demand[name], reading) if name in reading.on_demand else []
+    return found
+
+
+def _read_by(file: OnDemandFile, reading: Reading) -> list[str]:
+    """The project's own views that an on-demand feature reads."""
+    own = reading.settings.project.name if reading.settings else ""
+    kinds = [one.type for one in (file.header.inputs or {}).values() if one.type and is_feature(one.type)]
+    local = [kind.rpartition("/") for kind in kinds]
+    return [name.partition(".")[0] for project, _, name in local if project in {"", own}]
+
+
+def _on_demand(reading: Reading, columns: dict[str, tuple[str, ...] | None], found: list[Problem]) -> None:
+    """Inputs that no view gives, columns of the request with two types, and circles."""
+    own = reading.settings.project.name if reading.settings else ""
+    said: dict[str, tuple[str, str]] = {}
+    for file in reading.on_demand.values():
+        declared = reading.places[file.path]
+        for name, one in (file.header.inputs or {}).items():
+            line, kind = declared.lines.of(("inputs", name)), one.type
+            if not kind or kind == TIME:
+                continue
+            if not is_feature(kind):
+                first, where = said.setdefault(name, (kind, file.path))
+                if first != kind:
+                    what = f"input '{name}' is '{kind}' here and '{first}' in {where}"
+                    found.append(Problem(declared.file, line, what, "one type for a column of the request"))
+                continue
+            project, _, local = kind.rpartition("/")
+            view, _, feature = local.partition(".")
+            if project not in {"", own}:
+                continue
+            if view not in columns:
+                if not any(view == _stem(other) for other in reading.names["view"]):
+                    mend = nearest(view, columns).removeprefix("; ")
+                    found.append(Problem(declared.file, line, f"unknown view '{view}' in '{kind}'", mend))
+            elif (known := columns[view]) is not None and feature not in known:
+                mend = nearest(feature, known).removeprefix("; ")
+                found.append(Problem(declared.file, line, f"view '{view}' has no feature '{feature}'", mend))
+        for name in _read_by(file, reading):
+            if file.name in _behind(name, reading) and name in reading.on_demand:
+                what = f"'{file.name}' reads '{name}', which reads '{file.name}'"
+                what = f"'{file.name}' reads itself" if name == file.name else what
+                found.append(Problem(declared.file, declared.lines.of(("inputs",)), what, "break the circle"))
+
+
+def _stem(file: str) -> str:
+    return file.rpartition("/")[2].partition(".")[0]
 
 
 def _metric(metric: MetricFile, found: list[Problem]) -> None:

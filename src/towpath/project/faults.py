@@ -57,6 +57,10 @@ class Declared:
         """Add a problem at a key."""
         self.problems.append(Problem(self.file, self.lines.of(place), what, mend, warning))
 
+    def note_at(self, line: int, what: str, mend: str = "") -> None:
+        """Add a problem at a line of the file."""
+        self.problems.append(Problem(self.file, line, what, mend))
+
     def read(self, kind: type[Any], raw: Mapping[str, object], place: Place = (), *, partial: bool = False) -> Any:
         """Make a struct of a table; a faulty key keeps its default, a missing required one is None.
 

@@ -15,6 +15,7 @@ from towpath.project.code import Code, read_code
 from towpath.project.declarations import FeatureHeader, MetricHeader, ModelDeclaration, MonitorHeader, TrainingHeader
 from towpath.project.faults import Declared
 from towpath.project.lines import Lines, Place
+from towpath.project.on_demand import OnDemandFile, read_on_demand
 from towpath.project.problem import Problem, problems_of
 from towpath.project.sources import FILE, SourceDeclaration, read_sources
 from towpath.settings import Settings, load
@@ -97,6 +98,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     monitors: dict[str, MonitorFile]
     sources: dict[str, SourceDeclaration] = {}
     """What ``sources.toml`` expects of tables, by table."""
+    on_demand: dict[str, OnDemandFile] = {}
+    """``features/<name>.py``."""
 
     @property
     def name(self) -> str:
@@ -136,6 +139,7 @@ class Reading:
         """File → where its keys stand."""
         self.settings: Settings | None = None
         self.views: dict[str, ViewFile] = {}
+        self.on_demand: dict[str, OnDemandFile] = {}
         self.drafts: list[Draft] = []
         self.monitors: dict[str, MonitorFile] = {}
         self.sources: dict[str, SourceDeclaration] = {}
@@ -163,6 +167,7 @@ class Reading:
             models={draft.name: _whole(draft) for draft in self.drafts},
             monitors=self.monitors,
             sources=self.sources,
+            on_demand=self.on_demand,
         )
 
     def note(self, file: str, line: int, what: str, mend: str = "") -> None:
@@ -264,6 +269,16 @@ class Reading:
             headed = self._headed(path, FeatureHeader) if self._named(path, path.stem, "view") else None
             if headed:
                 self.views[path.stem] = ViewFile(name=path.stem, query=headed[0], header=headed[1])
+        for path in self._files("features", ".py"):
+            # A name that begins with an underscore is a module that others import.
+            text = None if path.name.startswith("_") or not self._named(path, path.stem, "view") else self.text(path)
+            if text is None:
+                continue
+            found = read_on_demand(
+                text, path.stem, path, self.name(path), lambda lines, path=path: self._declared(path, lines)
+            )
+            if found is not None:
+                self.on_demand[path.stem] = found
 
     def _read_metrics(self) -> None:
         for path in self._files("metrics", ".sql"):
@@ -331,10 +346,10 @@ class Reading:
             self.note(
                 file, 1, f"'{name}' cannot name a {kind}", "lower case letters, digits and underscores, a letter first"
             )
-        same = [other for other in others if Path(other).name.removesuffix(".sql").lower() == name.lower()]
+        same = [other for other in others if _bare(other).lower() == name.lower()]
         others.append(file)
         for other in same:
-            how = "have one name" if Path(other).name.removesuffix(".sql") == name else "differ only in case"
+            how = "have one name" if _bare(other) == name else "differ only in case"
             self.note(file, 1, f"two {kind}s {how}: '{other}' and '{file}'", "rename one of them")
         return not same
 
@@ -362,6 +377,10 @@ class Reading:
         problem = Problem(self.name(path), 1, what, "remove the link")
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _bare(file: str) -> str:
+    return Path(file).name.removesuffix(".sql").removesuffix(".py")
 
 
 def _whole(draft: Draft) -> ModelFolder:

@@ -26,6 +26,7 @@ from towpath.project.declarations import (
     MonitorHeader,
     TrainingHeader,
 )
+from towpath.project.on_demand import OnDemandHeader
 from towpath.project.sources import SourceDeclaration
 from towpath.settings import Settings
 
@@ -34,6 +35,7 @@ __all__ = ["HEADERS", "fields_said", "nested_struct", "pages", "schema", "type_s
 _NONE: Any = type(None)
 HEADERS: dict[str, type[Any]] = {
     "features/<view>.sql": FeatureHeader,
+    "features/<name>.py": OnDemandHeader,
     "models/<name>/training.sql": TrainingHeader,
     "metrics/<name>.sql": MetricHeader,
     "monitors/**/<name>.sql": MonitorHeader,
@@ -74,7 +76,8 @@ def pages() -> dict[str, str]:
         ),
         "sql-headers.md": _page(
             "Headers of .sql files",
-            "Each `.sql` file begins with TOML between `/* ---` and `--- */`.",
+            "Each `.sql` file begins with TOML between `/* ---` and `--- */`; the docstring of an on-demand feature "
+            "(`features/<name>.py`) holds it between two lines `---`.",
             headers,
         ),
         "sources.toml.md": _page(
@@ -166,9 +169,13 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 @cache
 def fields_said(kind: type[Any]) -> dict[str, str]:
-    """The docstring under each field of a struct, on one line."""
-    tree = ast.parse(inspect.getsource(kind))
-    return dict(_pairs(tree.body[0].body)) if isinstance(tree.body[0], ast.ClassDef) else {}
+    """The docstring under each field of a struct, and of those it extends, on one line."""
+    said: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        if _is_struct(one) and one is not msgspec.Struct:
+            tree = ast.parse(inspect.getsource(one))
+            said |= dict(_pairs(tree.body[0].body)) if isinstance(tree.body[0], ast.ClassDef) else {}
+    return said
 
 
 def _pairs(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.errors import ModelError, OverloadedError, TowpathError, UnavailableError
+from towpath.features.on_demand import Fault
 from towpath.serving.answer import Answer, AnswerRow
 from towpath.serving.served import Columns
 from towpath.types import Reason
@@ -43,7 +44,7 @@ class Answered:
     """What became of the rows: one list per column."""
 
     __slots__ = (
-        "arms", "beside", "count", "extras", "latency_ms", "missing", "model", "outputs", "prediction_id", "predictions",
+        "arms", "beside", "count", "extras", "faults", "latency_ms", "missing", "model", "outputs", "prediction_id", "predictions",
         "problem", "reasons", "request_id", "sources", "versions",
     )  # fmt: skip
 
@@ -66,6 +67,8 @@ class Answered:
         self.beside: list[float | None] | None = None
         """What the first fallback would have answered, where it was asked."""
         self.latency_ms = 0.0
+        self.faults: Sequence[Fault] = ()
+        """What went wrong in on-demand features."""
         self.problem: BaseException | None = None
         """The last fault; what a caller is told where no row has an answer."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from towpath.clock import Clock
 from towpath.errors import TowpathError, UnavailableError
-from towpath.models import load_version
+from towpath.models import load_on_demand, load_version
 from towpath.models.manifest import Manifest
 from towpath.registry import history, versions
 from towpath.registry.log import LogEntry, TrafficState
@@ -156,7 +156,8 @@ class StoreDeployments:
         try:
             folder = versions.fetch(self._objects, manifest, self._cache)
             reader = self._open_reader(manifest) if manifest.features else None
-            served = Served(manifest, load_version(manifest, folder), reader=reader)
+            loaded, functions = load_version(manifest, folder), load_on_demand(manifest, folder)
+            served = Served(manifest, loaded, reader=reader, functions=functions)
             prove(served, folder, self._clock)
         except UnavailableError:
             raise
@@ -184,7 +185,5 @@ def _entry_path(model: str, revision: int) -> str:
 
 
 def _close(served: Served) -> None:
-    served.lane.close()
-    served.fallback_lane.close()
-    served.beside_lane.close()
+    served.close_lanes()
     served.model.close()

@@ -39,16 +39,11 @@ def prove(served: Served, folder: Path, clock: Clock) -> None:
     now_us = micros(clock.now())
     answers: list[Any] = []
     errors: dict[int, str] = {}
-    asked = [
-        case
-        if served.reader is None or all(name in case.request for name in served.names)
-        else replace(case, answer=UNSET)
-        for case in cases
-    ]
+    asked = [case if served.answered_by_itself(case.request) else replace(case, answer=UNSET) for case in cases]
     for position, case in enumerate(asked):
         answer: Any = None
         try:
-            prepared = served.from_rows([case.request], now_us)
+            prepared = served.whole(served.from_rows([case.request], now_us))
             known = prepared.missing is None or not any(prepared.missing)
             answer = next(iter(served.model.predict(prepared.columns).values())).tolist()[0]
             if not known and case.answer is UNSET:

@@ -45,6 +45,12 @@ class Meter:
             registry=self.registry,
         )
         self._errors: Counter = Counter("towpath_refused", "Requests refused.", ("code",), registry=self.registry)
+        self._on_demand: Counter = Counter(
+            "towpath_on_demand_missing",
+            "Rows for which an on-demand feature was not computed.",
+            ("model", "view", "why"),
+            registry=self.registry,
+        )
         self._dropped = Gauge(
             "towpath_journal_dropped",
             "Journal records dropped.",
@@ -82,6 +88,10 @@ class Meter:
     def refused(self, code: str) -> None:
         """Count a request that got an error instead of an answer."""
         self._errors.labels(code).inc()
+
+    def on_demand_missing(self, model: str, view: str, why: str, rows: int) -> None:
+        """Count rows that an on-demand function gave nothing for."""
+        self._on_demand.labels(model, view, why).inc(rows)
 
     def state(self, *, dropped: int, abandoned: int) -> None:
         """Note what is counted elsewhere."""

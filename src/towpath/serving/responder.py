@@ -145,6 +145,8 @@ class Responder:
 
 def _measure(meter: Meter, answered: Answered, ask: Ask) -> None:
     meter.answered(answered.model, ask.protocol, answered.latency_ms / 1e3)
+    for fault in answered.faults:
+        meter.on_demand_missing(answered.model, fault.view, fault.why, fault.rows)
     if answered.count == 1:
         meter.rows(answered.model, answered.versions[0], answered.sources[0], answered.reasons[0], ask.consumer, 1)
         return

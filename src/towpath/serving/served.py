@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from towpath.errors import FormatError, InputError, UnavailableError, nearest
+from towpath.features.on_demand import OnDemand
 from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, is_number
 from towpath.serving.guard import Lane
+from towpath.serving.on_demand import Functions, Pending
 from towpath.types import duration
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from towpath.features.on_demand import Computed
     from towpath.models.manifest import Field, Manifest, Signature
 
 __all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served"]
@@ -91,6 +94,8 @@ class Prepared(NamedTuple):
     refused: "list[int]"
     """Rows that lack a feature which must not be missing."""
     online: "OnlineRows | None"
+    pending: "Pending | None" = None
+    """What on-demand features are computed of; their columns are null until `Served.completed`."""
 
 
 class Served:
@@ -100,9 +105,17 @@ class Served:
         manifest: Of the version; of a bare file one that was made for it.
         model: The loaded model.
         reader: Looks its features up; none where it reads none.
+        functions: Its on-demand features, in their order.
     """
 
-    def __init__(self, manifest: "Manifest", model: LoadedModel, *, reader: Reader | None = None) -> None:
+    def __init__(
+        self,
+        manifest: "Manifest",
+        model: LoadedModel,
+        *,
+        reader: Reader | None = None,
+        functions: Sequence[OnDemand] = (),
+    ) -> None:
         self.manifest = manifest
         self.model = model
         self.reader = reader
@@ -112,19 +125,29 @@ class Served:
         self.timeout_s = manifest.serving.timeout_ms / 1000
         self.entity = manifest.entity
         self.segments = manifest.segments
-        self.plain = not (self.entity or self.segments or manifest.unit or manifest.time or manifest.features)
+        self.names = tuple(field.name for field in self.signature.inputs)
+        self.functions = Functions(manifest, functions, self.names) if functions else None
+        self.plain = not (
+            self.entity or self.segments or manifest.unit or manifest.time or manifest.features or functions
+        )
         """Whether a row is its features and nothing else."""
         self.keys = _ordered([*self.entity, *(key for lock in manifest.features for key in lock.entity)])
         self.extra = frozenset(
-            [*self.keys, *self.segments, *_ALWAYS, *[n for n in (manifest.time, manifest.unit) if n is not None]]
+            [
+                *self.keys,
+                *self.segments,
+                *_ALWAYS,
+                *[n for n in (manifest.time, manifest.unit) if n is not None],
+                *(self.functions.reads if self.functions is not None else ()),
+            ]
         )
-        self.names = tuple(field.name for field in self.signature.inputs)
         self.scalar = all(is_number(field) for field in self.signature.inputs)
         """Whether each input is one number a row, and so small in the journal."""
         self.lane = Lane(manifest.model, queue_rows=manifest.serving.queue_rows)
         self.fallback_lane = Lane(f"{manifest.model}-fallback", queue_rows=manifest.serving.queue_rows)
         self.beside_lane = Lane(f"{manifest.model}-beside", queue_rows=_BESIDE_ROWS, threads=1)
         """Of its own, so that a fallback which hangs when nobody needs it costs nobody an answer."""
+        self.features_lane = Lane(f"{manifest.model}-features", queue_rows=manifest.serving.queue_rows)
         self.horizon_us = (
             round(duration(manifest.output.horizon).total_seconds() * 1e6) if manifest.output.horizon else 0
         )
@@ -134,14 +157,27 @@ class Served:
             for column in lock.columns
         }
         self._looked_up = tuple(called)
-        self._must_have = frozenset(name for name, column in called.items() if column.missing == "refuse")
+        self._must_have = frozenset(
+            [name for name, column in called.items() if column.missing == "refuse"]
+            + list(self.functions.must_have if self.functions is not None else ())
+        )
         self.bad_rows = _checker(manifest)
         """Values of the prediction → the rows that are wrong."""
 
     @property
     def stuck(self) -> bool:
         """Whether so many calls hang that the worker should be replaced."""
-        return self.lane.stuck or self.fallback_lane.stuck
+        return any(lane.stuck for lane in self.lanes)
+
+    @property
+    def lanes(self) -> tuple[Lane, Lane, Lane]:
+        """Where callers wait for its code: model, fallback functions, on-demand features."""
+        return self.lane, self.fallback_lane, self.features_lane
+
+    def close_lanes(self) -> None:
+        """Let idle threads end; nothing more is taken."""
+        for lane in (*self.lanes, self.beside_lane):
+            lane.close()
 
     def from_rows(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Prepared:
         """Read JSON rows.
@@ -149,18 +185,61 @@ class Served:
         Raises:
             InputError: Names the row and the field.
         """
-        if self.reader is None:
+        functions = self.functions
+        if self.reader is None and functions is None:
             return Prepared(columns_from_rows(self.signature, rows, extra=self.extra), None, [], None)
         if not all(isinstance(cast("object", row), Mapping) for row in rows):
             raise InputError("A row is no JSON object.", mend='send {"rows": [{"column": value}]}')
         asked = {key: [row.get(key) for row in rows] for key in self.keys if any(key in row for row in rows)}
-        if not asked:
-            return Prepared(columns_from_rows(self.signature, rows, extra=self.extra), None, [], None)
         for key, parts in asked.items():
             _check_parts(key, parts)
-        online = self._look_up(asked, len(rows), now_us)
-        looked = self._nothing(len(rows)) if online is None else online.columns
-        columns = columns_from_rows(self.signature, rows, extra=self.extra, looked_up=looked)
+        wanting = self.reader is not None and bool(asked)
+        online = self._look_up(asked, len(rows), now_us) if wanting else None
+        looked: Columns = {}
+        if wanting:
+            looked = self._nothing(len(rows)) if online is None else online.columns
+        if functions is None:
+            columns = columns_from_rows(self.signature, rows, extra=self.extra, looked_up=looked)
+            return self._prepared(columns, online, rows, wanting=wanting)
+        columns = columns_from_rows(
+            self.signature, rows, extra=self.extra, looked_up={**looked, **functions.nothing(len(rows))}
+        )
+        pending = functions.from_rows(rows, looked, now_us)
+        prepared = self._prepared(columns, online, rows, wanting=wanting)
+        return prepared._replace(missing=_joined(prepared.missing, pending.absent), pending=pending)
+
+    def whole(self, prepared: Prepared) -> Prepared:
+        """The same with its on-demand features computed here, in this thread and without a deadline."""
+        if prepared.pending is None:
+            return prepared
+        return self.completed(prepared, prepared.pending.run())
+
+    def completed(self, prepared: Prepared, computed: "Computed") -> Prepared:
+        """The same with what on-demand functions gave; what they did not give is missing."""
+        pending, functions = prepared.pending, self.functions
+        if pending is None or functions is None:
+            return prepared
+        columns, missing = functions.laid(prepared.columns, pending, computed)
+        missing = _joined(prepared.missing, missing)
+        refused = prepared.refused
+        if missing is not None:
+            refused = sorted({*refused, *self._refused(missing)})
+        return prepared._replace(columns=columns, missing=missing, refused=refused, pending=None)
+
+    def answered_by_itself(self, request: Mapping[str, Any]) -> bool:
+        """Whether nothing but the row itself decides about its features: no look-up, no present moment."""
+        if all(name in request for name in self.names):
+            return True
+        if self.functions is None:
+            return self.reader is None
+        own = [name for name in self.names if name not in self.functions.gives]
+        return all(name in request for name in (*own, *self.functions.fixed_by))
+
+    def _prepared(
+        self, columns: Columns, online: "OnlineRows | None", rows: Sequence[Mapping[str, Any]], *, wanting: bool
+    ) -> Prepared:
+        if not wanting:
+            return Prepared(columns, None, [], None)
         if online is None:
             return Prepared(columns, [self._looked_up] * len(rows), list(range(len(rows))), None)
         missing = _still_missing(online.missing, rows)
@@ -187,25 +266,36 @@ class Served:
                 raise InputError(f"There is no input '{name}'{nearest(name, [*self.names, *self.extra])}.")
         keys = {key: _flat(key, given[key], n).tolist() for key in self.keys if key in given}
         # whoever brings every feature, as the batch path does, is not given today's
-        wanting = self.reader is not None and bool(keys) and not all(name in given for name in self.names)
+        needed = self.names if self.functions is None else self.functions.needed
+        wanting = self.reader is not None and bool(keys) and not all(name in given for name in needed)
         online = self._look_up(keys, n, now_us) if wanting else None
         looked: Columns = {}
         if wanting:
             looked = self._nothing(n) if online is None else online.columns
+        functions = self.functions
+        columns = self._columns(given, looked if functions is None else {**functions.nothing(n), **looked}, n)
+        if not wanting:
+            prepared = Prepared(columns, None, [], None)
+        elif online is None:
+            prepared = Prepared(columns, [self._looked_up] * n, list(range(n)), None)
+        else:
+            missing = [tuple(name for name in names if name not in given) for names in online.missing]
+            prepared = Prepared(columns, missing, self._refused(missing), online)
+        if functions is None:
+            return prepared
+        pending = functions.from_columns({name: _flat(name, given[name], n) for name in given}, looked, n, now_us)
+        return prepared._replace(missing=_joined(prepared.missing, pending.absent), pending=pending)
+
+    def _columns(self, given: Columns, known: Columns, n: int) -> "dict[str, NDArray[Any]]":
         columns: dict[str, NDArray[Any]] = {}
         for field in self.signature.inputs:
             if field.name in given:
                 columns[field.name] = self._fitted(field, given[field.name], n)
-            elif field.name in looked:
-                columns[field.name] = looked[field.name]
+            elif field.name in known:
+                columns[field.name] = known[field.name]
             else:
                 raise InputError(f"Input '{field.name}' is missing{nearest(field.name, given)}.")
-        if not wanting:
-            return Prepared(columns, None, [], None)
-        if online is None:
-            return Prepared(columns, [self._looked_up] * n, list(range(n)), None)
-        missing = [tuple(name for name in names if name not in given) for names in online.missing]
-        return Prepared(columns, missing, self._refused(missing), online)
+        return columns
 
     def features_of(self, columns: Columns, row: int) -> dict[str, Any]:
         """The features of one row, as the journal keeps them."""
@@ -231,6 +321,9 @@ class Served:
         for field in self.signature.inputs:
             if field.name in self._looked_up:
                 empty[field.name] = np.full(n, np.nan) if is_number(field) else np.full(n, None, dtype=object)
+        for name in self._looked_up:  # those that only functions read
+            if name not in empty:
+                empty[name] = np.full(n, None, dtype=object)
         return empty
 
     def _refused(self, missing: Sequence[tuple[str, ...]]) -> list[int]:
@@ -333,6 +426,14 @@ def _still_missing(missing: Sequence[tuple[str, ...]], rows: Sequence[Mapping[st
     if not any(missing):
         return missing
     return [tuple(name for name in names if name not in row) for names, row in zip(missing, rows, strict=True)]
+
+
+def _joined(
+    missing: Sequence[tuple[str, ...]] | None, more: Sequence[tuple[str, ...]] | None
+) -> Sequence[tuple[str, ...]] | None:
+    if missing is None or more is None:
+        return more if missing is None else missing
+    return [(*one, *other) for one, other in zip(missing, more, strict=True)]
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from towpath.errors import InputError, ModelError
 from towpath.features import entity_key
+from towpath.features.on_demand import Computed
 from towpath.models.columns import Matrix
 from towpath.serving.answered import NOTHING, OK, Answered, Ask
 from towpath.serving.deployment import Deployment
@@ -29,6 +30,8 @@ _log = logging.getLogger("towpath.serving")
 _INFINITY = float("inf")
 _MODEL_SHARE = 0.5
 """Of the deadline that the model keeps at least, however large the budgets of its fallbacks are."""
+_FEATURES_SHARE = 0.5
+"""Of what is left of the model's time that on-demand features may take at most."""
 _UNSERVED_TIMEOUT_S = 0.2
 _SPARE_CALLS = 32
 """How often a call that raised is split in two: enough to find one row among 20,000, too few for a broken model to eat the deadline."""
@@ -98,6 +101,7 @@ class Work:
 
     def ask_model(self, served: Served, rows: list[int]) -> "Generator[Call, Outcome, None]":
         """Call one version for its rows; those without a good answer stay open."""
+        yield from self._complete(served)
         prepared = self.prepared[served.version]
         if prepared.refused:
             refused = set(prepared.refused)
@@ -106,6 +110,28 @@ class Work:
             if not rows:
                 return
         yield from self._call(served, rows)
+
+    def _complete(self, served: Served) -> "Generator[Call, Outcome, None]":
+        """Compute on-demand features, once for all rows; those that are not there in time are missing."""
+        prepared = self.prepared[served.version]
+        pending = prepared.pending
+        if pending is None:
+            return
+        now = time.perf_counter()
+        deadline = _INFINITY
+        if self.model_deadline != _INFINITY:
+            deadline = now + min(pending.budget_s, max(0.0, self.model_deadline - now) * _FEATURES_SHARE)
+        made = Computed({}, [])
+        outcome = yield Call(served.features_lane, partial(pending.run, made), self.answered.count, deadline)
+        # A thread that was left behind may still add to what it made.
+        found = Computed(dict(made.columns), list(made.faults))
+        if outcome.value is None:
+            found.faults.extend(pending.not_in(found, outcome.reason))
+            _log.warning("%s: on-demand features are missing, %s", self.answered.model, outcome.reason)
+        self.answered.faults = [*self.answered.faults, *found.faults]
+        self.prepared[served.version] = done = served.completed(prepared, found)
+        if done.missing is not None and any(done.missing) and (self.answered.missing is None or served is self.base):
+            self.answered.missing = done.missing
 
     def _call(self, served: Served, rows: list[int]) -> "Generator[Call, Outcome, None]":
         prepared = self.prepared[served.version]
@@ -174,7 +200,7 @@ class Work:
         served = self._link_served(link)
         if served is None:
             return None
-        prepared = self.prepared.get(served.version) or self._prepared(served)
+        prepared = served.whole(self.prepared.get(served.version) or self._prepared(served))
         columns = subset(prepared.columns, rows)
         if link.function is None:
             values = next(iter(served.model.predict(columns).values()))
@@ -315,6 +341,7 @@ class Work:
             return None, None
         if served.version not in self.prepared:
             self._prepare(served)
+        yield from self._complete(served)
         columns = subset(self.prepared[served.version].columns, rows)
         deadline = min(self.deadline, time.perf_counter() + link.budget_ms / 1e3)
         if self.deadline == _INFINITY:

@@ -158,10 +158,7 @@ class Worker:
     def measure(self, meter: Meter) -> None:
         """Note gauges before they are scraped."""
         lanes = [
-            lane
-            for one in self._deployments.live.values()
-            for served in one.versions.values()
-            for lane in (served.lane, served.fallback_lane)
+            lane for one in self._deployments.live.values() for served in one.versions.values() for lane in served.lanes
         ]
         meter.state(dropped=self._journal.dropped, abandoned=sum(lane.abandoned for lane in lanes))
 

@@ -67,6 +67,7 @@ def run(
     features: Sequence[str],
     metrics: Mapping[str, Query],
     as_of: datetime,
+    also: Sequence[Path] = (),
     sample_share: float = 1.0,
     seed: int | None = None,
     on_line: Callable[[str], None] | None = None,
@@ -87,6 +88,7 @@ def run(
         features: The columns that the model reads, in its order.
         metrics: SELECTs over ``scored``, by name.
         as_of: Nothing that became known later is used.
+        also: Files of code that the version needs beside the model's: its on-demand features.
         sample_share: Share of the entities to train on, for a quick try; such a version cannot be promoted.
         seed: For everything random; the declared one unless given.
         on_line: Called with each line that the user's code prints, as it prints it.
@@ -124,7 +126,7 @@ def run(
             as_of=as_of,
             history=None if history is None else duration(history),
         )
-        code = pack_code(project_folder, model_folder)
+        code = pack_code(project_folder, model_folder, also)
         digest = _hand_over(folder, parts, code)
         task = handover.Task(
             project=project,

@@ -1,1 +1,1 @@
-{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:373c9e325e55df69470af0f3249c85f945650bd7c3614dd28297278d9afccd60","signature":"+t97J35qY2YT64W6D3p8IyXYpVGEXVaD55o1O5Jmryx50xPxGubsz9sUbqQI/wYWDhK7JxQJC9cCqffDsiv+CA=="}
+{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:4419e48606f46de8856ae46a79b64af10bae84a947e7f4703a91870e27a33208","signature":"mSnscwTWxp0a5ZG29aRJQw13TCwbr0aYYrIBxkhJKFK+or4BWqAJgpzT0X9Rs6DmcOWIksj0cAiJz0IJQM2ECA=="}

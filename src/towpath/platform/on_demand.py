@@ -1,0 +1,153 @@
+"""On-demand features of a project: appended to training sets, computed beside online reads, locked for a version."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath import features as room
+from towpath.errors import InputError, nearest
+from towpath.features.on_demand import MOMENT, column_of, gaps
+from towpath.project.on_demand import TIME
+from towpath.types import micros
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from towpath.features import FeatureLock, OnDemand, Split
+    from towpath.platform.opened import Platform
+
+__all__ = ["appended", "appended_by", "functions_of", "get", "input_of", "read"]
+
+
+def functions_of(platform: "Platform", asked: "Split", locks: "Sequence[FeatureLock]") -> "tuple[OnDemand, ...]":
+    """The functions behind the features that were asked for, as the project's files stand."""
+    if not asked.files:
+        return ()
+    from towpath.models import on_demand_of, pack_code
+
+    own = platform.settings.project.name
+    code = pack_code(platform.folder, None, [file.file for file in asked.files])
+    return on_demand_of(code, room.lock_on_demand(asked.files, locks, own), root=platform.folder)
+
+
+def appended(platform: "Platform", table: "pa.Table", asked: "Split", *, time: str) -> "pa.Table":
+    """A training set with its on-demand features; what only they read is left out."""
+    locks = platform.features.locks(asked.features)
+    functions = functions_of(platform, asked, locks)
+    whole = appended_by(functions, table, locks, project=platform.settings.project.name, time=time)
+    given = {name for one in functions for name in one.outputs}
+    return whole.drop_columns([*asked.hidden, *(given - set(asked.computed))])
+
+
+def appended_by(
+    functions: "Sequence[OnDemand]", table: "pa.Table", locks: "Sequence[FeatureLock]", *, project: str, time: str
+) -> "pa.Table":
+    """A training set with everything that functions give; they see its features with the declared defaults in place.
+
+    Raises:
+        InputError: The spine lacks a column that a function reads, or has it in another type.
+        ModelError: A function failed.
+    """
+    filled = room.with_defaults(table, locks, project)
+    given = {name for one in functions for name in one.outputs}
+    inputs: dict[str, NDArray[Any]] = {}
+    for function in functions:
+        for one, place in zip(function.lock.inputs, function.reads, strict=True):
+            if one.reads == TIME or place in given or place in inputs:
+                continue
+            if place not in filled.column_names:
+                raise InputError(
+                    f"'{function.view}' reads '{place}', which the spine does not have"
+                    f"{nearest(place, filled.column_names)}.",
+                    function.lock.path,
+                    f"select {place} in the spine",
+                )
+            inputs[place] = column_of(filled.column(place), one.type, f"'{place}', which '{function.view}' reads,")
+    moments = column_of(table.column(time), "timestamp", f"The time column '{time}'")
+    return room.with_computed(table, functions, inputs, moments)
+
+
+def read(
+    platform: "Platform",
+    asked: "Split",
+    keys: Mapping[str, Sequence[object]],
+    inputs: Mapping[str, Sequence[object]],
+) -> "dict[str, NDArray[Any]]":
+    """Online values of features of both kinds, for rows given by keys and by columns of the request.
+
+    Raises:
+        InputError: There is no row, or columns differ in length; a column of the request is not of its type, or lacks.
+    """
+    from towpath.models.columns import array_of
+    from towpath.models.manifest import Field
+
+    lengths = {len(values) for values in [*keys.values(), *inputs.values()]} or {1}
+    if len(lengths) > 1:
+        raise InputError("Keys and inputs are of different lengths.", mend="one value a row in each")
+    n, now_us = lengths.pop(), micros(platform.now())
+    locks = platform.features.locks(asked.features)
+    own = platform.settings.project.name
+    columns = dict(room.OnlineReader(platform.online, locks, own).read(keys, n, now_us).columns) if locks else {}
+    functions = functions_of(platform, asked, locks)
+    known: dict[str, NDArray[Any]] = {**columns, MOMENT: np.full(n, np.datetime64(now_us, "us"))}
+    named = {one.name: one for f in functions for one in f.lock.inputs if one.reads == "request"}
+    for name in inputs:
+        if name not in named:
+            raise InputError(f"No feature that was asked for reads '{name}'{nearest(name, named)}.")
+    for name, one in named.items():
+        if one.required and name not in inputs:
+            raise InputError(f"'{name}' is not given{nearest(name, inputs)}.", mend=f"--input {name}=…")
+        known[name] = array_of(Field(name=name, type=one.type), inputs.get(name, [None] * n))
+    computed = room.compute(functions, known, n).columns
+    filled = {name: one.filled(name, computed[name]) for one in functions for name in one.outputs}
+    return {
+        **{name: column for name, column in columns.items() if name not in asked.hidden},
+        **{name: filled[name] for name in asked.computed},
+    }
+
+
+def get(platform: "Platform", name: str, key: Sequence[object], inputs: Mapping[str, object]) -> dict[str, object]:
+    """One row of an on-demand file, for people.
+
+    Raises:
+        InputError: The key has another number of parts than the views behind it have key columns.
+    """
+    asked = platform.features.split([f"{name}.*"])
+    views = platform.features.views_of(asked.features).values()
+    entity = list(dict.fromkeys(part for view in views for part in view.header.keys))
+    if len(key) != len(entity):
+        raise InputError(
+            f"'{name}' reads views that are keyed by {', '.join(entity) or 'nothing'}; {len(key)} part(s) were given.",
+            mend="--key once for each column, in that order",
+        )
+    given = {part: [value] for part, value in zip(entity, key, strict=True)}
+    columns = read(platform, asked, given, {part: [value] for part, value in inputs.items()})
+    missing = [each for each, values in columns.items() if gaps(values)[0]]
+    values = {each: None if each in missing else values.tolist()[0] for each, values in columns.items()}
+    return {**values, "event_time": None, "age": "now", "missing": dict.fromkeys(missing, "the function gave none")}
+
+
+def input_of(platform: "Platform", view: str, said: str) -> tuple[str, object]:
+    """``amount=3.5`` as name and value: text for a column of text or of times, else JSON.
+
+    Raises:
+        InputError: It is not of that form, or no JSON.
+    """
+    import msgspec
+
+    name, equals, text = said.partition("=")
+    if not equals:
+        raise InputError(f"'{said}' is no input.", "--input", "--input amount=3.5")
+    files = platform.project.on_demand
+    asked = (
+        [file.header.inputs.get(name) for file in platform.features.split([f"{view}.*"]).files] if view in files else []
+    )
+    kinds = {one.type for one in asked if one is not None}
+    if kinds & {"string", "timestamp"}:
+        return name, text
+    try:
+        return name, msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise InputError(f"'{text}' is no JSON value.", "--input", f"--input {name}=3.5") from None

@@ -1,0 +1,206 @@
+"""An on-demand feature on its whole way: training set, version, gate, batch, one row, a server without the project."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from towpath.clock import FixedClock
+from towpath.errors import InputError, ModelError
+from towpath.platform import Platform
+from towpath.project import Answers, init
+from towpath.types import utc
+
+NOW = "2026-03-01T08:00"
+NOW_T = utc(NOW)
+PROMOTION = '''"""What an offered price means.
+
+---
+[inputs]
+offered_eur = "double"
+price_eur = "item_sales.price_eur"
+at = "time"
+
+[outputs]
+share = "double"
+weekday = "int64"
+bold = { type = "bool", missing = "default", default = false }
+---
+"""
+
+import numpy as np
+
+from _weekdays import number
+
+
+def promotion(offered_eur, price_eur, at):
+    """A share of the usual price, and the day."""
+    share = offered_eur / price_eur
+    return {"share": share, "weekday": number(at), "bold": np.where(np.isnan(share), None, share < 0.5)}
+'''
+WEEKDAYS = '''"""Days."""
+
+import numpy as np
+
+
+def number(at):
+    """Monday is 0."""
+    return (at.astype("M8[D]").astype(np.int64) + 3) % 7
+'''
+
+
+def write(folder: Path) -> Path:
+    """The project of ``tow init`` with an offered price in its spine and a model that reads nothing but on-demand features."""
+    init(folder, Answers(name="shop", team="area", owner="ana"), clock=FixedClock("2026-03-01"))
+    (folder / "features" / "promotion.py").write_text(PROMOTION)
+    (folder / "features" / "_weekdays.py").write_text(WEEKDAYS)
+    change(
+        folder / "models/demand/training.sql",
+        "select\n    item_id,\n    morning,\n    case",
+        "select\n    item_id,\n    morning,\n    price_eur * 0.9 as offered_eur,\n    case",
+    )
+    change(folder / "models/demand/model.toml", '["item_sales.*"]', '["promotion.*"]')
+    change(folder / "models/demand/model.py", 'rows["item_sales.units_7d"]', 'rows["promotion.weekday"]')
+    case = {
+        "request": {"item_sales.price_eur": 2.0, "offered_eur": 1.0, "morning": "2026-02-03T06:00"},
+        "answer": 50.0,
+        "tolerance": 500.0,
+    }
+    (folder / "models/demand/golden.jsonl").write_text(json.dumps(case) + "\n")
+    return folder
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def opened(folder: Path) -> Platform:
+    return Platform.open(folder, clock=FixedClock(NOW), variables={})
+
+
+@pytest.fixture(scope="module")
+def crowned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained, judged and promoted."""
+    folder = write(tmp_path_factory.mktemp("on_demand") / "shop")
+    with opened(folder) as platform:
+        platform.features.build()
+        demand = platform.models["demand"]
+        demand.train()
+        verdict = demand.gate()
+        assert all(rule.passed for rule in verdict.rules if "golden" in rule.name), verdict.rules
+        demand.promote(because="a test", override=True)
+    return folder
+
+
+@pytest.fixture
+def platform(crowned: Path) -> Iterator[Platform]:
+    with opened(crowned) as platform:
+        yield platform
+
+
+def test_a_training_set_has_the_computed_columns_and_not_what_only_they_read(platform: Platform) -> None:
+    spine = pa.table({"item_id": ["item_01", "nobody"], "day": pa.array([NOW_T, NOW_T]), "offered_eur": [1.0, 1.0]})
+    table = platform.features.training_set(spine, ["promotion.share", "promotion.bold"], keys=["item_id"], time="day")
+    assert table.column_names == ["item_id", "day", "offered_eur", "promotion.share", "promotion.bold"]
+    share = table.column("promotion.share").to_pylist()
+    assert share[0] is not None
+    assert share[1] is None
+    assert table.schema.field("promotion.bold").type == pa.bool_()
+
+
+def test_a_spine_without_the_requests_column_is_refused_by_name(platform: Platform) -> None:
+    spine = pa.table({"item_id": ["item_01"], "day": pa.array([NOW_T]), "offered": [1.0]})
+    with pytest.raises(InputError, match=r"'promotion' reads 'offered_eur'.*did you mean 'offered'"):
+        platform.features.training_set(spine, ["promotion.share"], keys=["item_id"], time="day")
+
+
+def test_a_version_keeps_the_function_its_inputs_and_the_views_behind_them(platform: Platform) -> None:
+    manifest = platform.models["demand"].manifest(1)
+    assert [field.name for field in manifest.signature.inputs] == [
+        f"promotion.{n}" for n in ("share", "weekday", "bold")
+    ]
+    (lock,) = manifest.on_demand
+    assert [(one.name, one.reads, one.type) for one in lock.inputs] == [
+        ("offered_eur", "request", "double"),
+        ("price_eur", "item_sales.price_eur", "double"),
+        ("at", "time", "timestamp[us, tz=UTC]"),
+    ]
+    assert [column.name for column in manifest.features[0].columns] == ["price_eur"]
+
+
+def test_one_row_is_answered_with_the_columns_of_the_request(platform: Platform) -> None:
+    tried = platform.models["demand"].try_row({"item_id": "item_01", "offered_eur": 1.0})
+    assert tried.reason == "ok"
+    assert tried.missing == ()
+    assert tried.features["promotion.weekday"] == 6  # 1 March 2026 is a Sunday
+    without = platform.models["demand"].try_row({"item_id": "item_01"})
+    assert without.missing == ("offered_eur", "promotion.share", "promotion.bold")
+    assert without.features["promotion.bold"] is False
+
+
+def test_the_batch_path_gives_what_training_would_have_seen(platform: Platform, tmp_path: Path) -> None:
+    done = platform.models["demand"].predict()
+    assert done.by_source == {"champion": done.rows}
+    kept = platform.sql("select entity_key, features from predictions", since=None).to_pylist()
+    header = platform.project.models["demand"].training
+    spine = platform.warehouse.read(
+        header.query, {"as_of": platform.now(), "since": NOW_T.replace(year=1900), "until": platform.now()}
+    )
+    wanted = platform.features.training_set(spine, ["promotion.*"], keys=["item_id"], time="morning")
+    newest = max(wanted.column("morning").to_pylist())
+    told = {row["item_id"]: row for row in wanted.to_pylist() if row["morning"] == newest}
+    values = [(json.loads(row["entity_key"])[0], json.loads(row["features"])) for row in kept if row["features"]]
+    assert values
+    for key, features in values:
+        assert features == {f"promotion.{n}": told[key][f"promotion.{n}"] for n in ("share", "weekday", "bold")}
+
+
+def test_an_online_read_computes_them_too(platform: Platform) -> None:
+    found = platform.features.read(
+        ["promotion.share", "item_sales.price_eur"],
+        {"item_id": ["item_01", "nobody"]},
+        inputs={"offered_eur": [1.0, 2.0]},
+    )
+    assert found["promotion.share"][0] == 1 / found["item_sales.price_eur"][0]
+    assert found["promotion.share"][1] != found["promotion.share"][1]
+    got = platform.features.get("promotion", ["item_01"], inputs={"offered_eur": 1.0})
+    assert got["promotion.share"] == found["promotion.share"][0]
+    assert got["missing"] == {}
+
+
+def test_a_list_of_views_has_them_and_their_models(platform: Platform) -> None:
+    rows = {row.view: row for row in platform.features.list()}
+    assert rows["promotion"].features == ("share", "weekday", "bold")
+    assert rows["promotion"].used_by == ("demand",)
+    assert rows["item_sales"].used_by == ("demand",)
+
+
+def test_a_function_that_raises_ends_training_with_the_users_own_lines(crowned: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(crowned, tmp_path / "shop")
+    change(
+        folder / "features/promotion.py", "    share = offered_eur / price_eur", '    raise KeyError("no such offer")'
+    )
+    with opened(folder) as platform, pytest.raises(ModelError, match="no such offer") as told:
+        platform.models["demand"].train()
+    assert "raise KeyError" in told.value.what
+    assert "towpath/" not in told.value.what
+    assert (
+        told.value.where
+        == f"{folder}/features/promotion.py:{1 + PROMOTION[: PROMOTION.index('    share = ')].count(chr(10))}"
+    )
+
+
+def test_a_champion_with_an_older_function_is_judged_by_its_own(crowned: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(crowned, tmp_path / "shop")
+    change(folder / "features/promotion.py", "share = offered_eur / price_eur", "share = price_eur / offered_eur")
+    with opened(folder) as platform:
+        demand = platform.models["demand"]
+        version = demand.train().version
+        alone, beside = demand.gate(1), demand.gate(version)
+    assert alone.candidate is not None
+    assert beside.champion == pytest.approx(alone.candidate)
