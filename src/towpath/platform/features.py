@@ -51,6 +51,7 @@ class Features:
     def __init__(self, platform: "Platform") -> None:
         self._platform = platform
         self._described: dict[str, View] = {}
+        self._readers: dict[tuple[str, ...], OnlineReader] = {}
 
     def __repr__(self) -> str:
         return shown.or_the_fault(lambda: shown.as_text(self._title(), self._shown()))
@@ -323,9 +324,14 @@ class Features:
         return push.push(self._platform, self.view(view), rows)
 
     def _reader(self, features: Sequence[str]) -> "OnlineReader":
+        """Made once for a list of features: sorting them by view took as long as reading them."""
         from towpath.features import OnlineReader
 
-        return OnlineReader(self._platform.online, self.locks(features), self._platform.settings.project.name)
+        asked = tuple(features)
+        if asked not in self._readers:
+            own = self._platform.settings.project.name
+            self._readers[asked] = OnlineReader(self._platform.online, self.locks(asked), own)
+        return self._readers[asked]
 
     def _publish(self, view: "View") -> None:
         from towpath.registry import claims
