@@ -27,7 +27,7 @@ from towpath.settings import WarehouseSettings
 from towpath.sql import Query
 from towpath.stores.online import open_online
 from towpath.types import micros
-from towpath.warehouse import Engine, FileWarehouse, open_warehouse
+from towpath.warehouse import Engine, Warehouse, open_warehouse
 
 START = datetime(2011, 1, 1, tzinfo=UTC)
 END = START + timedelta(days=365)
@@ -62,7 +62,7 @@ def make(folder: Path, share: float) -> None:
     engine.close()
 
 
-def views(warehouse: FileWarehouse, ttl: str | None) -> dict[str, features.View]:
+def views(warehouse: Warehouse, ttl: str | None) -> dict[str, features.View]:
     header = FeatureHeader(entity="id", event_time="at", created_time="landed", ttl=ttl)
     return {
         name: features.describe(

@@ -5,12 +5,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from postgres_server import PostgresServer, program
+from warehouse_stand import AdbcStand, FileStand, Stand
 
 # Two busy cores make any deadline a coin toss; how fast things are is what benchmarks/ says.
 settings.register_profile("towpath", deadline=None)
@@ -114,6 +120,31 @@ def own_redis(redis_program: str, tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path)
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A private PostgreSQL."""
+    pytest.importorskip("psycopg", reason="psycopg is missing (uv sync --extra postgres)")
+    initdb = program()
+    if initdb is None:
+        missing("PostgreSQL", "apt-get install postgresql")
+        return
+    server = PostgresServer(initdb)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module", params=["duckdb", "postgresql"])
+def stand(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """A warehouse of each engine that is executed, with a way to put tables into it."""
+    if request.param == "duckdb":
+        opened: Stand = FileStand(tmp_path_factory.mktemp("stand"))
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        opened = AdbcStand(server.database())
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -38,11 +38,16 @@ def test_each_port_has_an_embedded_default_and_a_contract_suite() -> None:
     names = {point.name for point in importlib.metadata.entry_points(group="towpath.online_store")}
     assert "lmdb" in names
     assert (ROOT / "src" / "towpath" / "testing" / "online_store.py").exists()
+    names = {point.name for point in importlib.metadata.entry_points(group="towpath.warehouse")}
+    assert "duckdb" in names
+    assert (ROOT / "src" / "towpath" / "testing" / "warehouse.py").exists()
 
 
 def test_the_store_rooms_own_their_drivers() -> None:
     owners = {
         "duckdb": ["warehouse"],
+        "adbc_driver_manager": ["warehouse"],
+        "adbc_driver_postgresql": ["warehouse"],
         "sqlalchemy": ["stores"],
         "obstore": ["stores"],
         "lmdb": ["stores"],

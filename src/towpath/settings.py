@@ -44,13 +44,14 @@ class WarehouseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Where the tables are that feature and training SQL reads."""
 
     url: str = "duckdb://warehouse"
-    """The scheme picks the engine; for duckdb a folder with ``<schema>/<table>.parquet``."""
+    """The scheme picks the engine: ``duckdb://FOLDER`` with ``<schema>/<table>.parquet``, or ``postgresql://USER@HOST/DATABASE``;
+    ``env:NAME`` or ``file:PATH`` keeps a password out of this file."""
     tables: dict[str, str] = {}
-    """Tables that lie elsewhere: ``"sales.lines" = "path or glob"``; ``{TOWPATH_DATA}`` stands for that variable's folder."""
+    """For duckdb, tables that lie elsewhere: ``"sales.lines" = "path or glob"``; ``{TOWPATH_DATA}`` stands for that variable's folder."""
     memory_mib: Annotated[int, Meta(ge=64, le=1_048_576)] = 2_048
-    """The most that one query may use before it spills to disk."""
+    """The most that one query may use before it spills to disk; of a PostgreSQL an eighth is asked for as ``work_mem``."""
     threads: Annotated[int, Meta(ge=1, le=256)] = 2
-    """Threads of one query."""
+    """Threads of one query; in PostgreSQL one, and the rest as parallel workers."""
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

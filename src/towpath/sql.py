@@ -217,6 +217,33 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             self._written[dialect] = self.tree.sql(dialect=dialect, comments=False)
         return self._written[dialect]
 
+    def numbered(self, dialect: str, names: Sequence[str]) -> str:
+        """The SELECT in an engine's own words, with ``$1``, ``$2`` … for parameters; those not named are null.
+
+        Example:
+            >>> query = Query.parse("select a from v where t <= :until and t >= :since and x = :x")
+            >>> query.numbered("postgres", ["since", "until"])
+            'SELECT a FROM v WHERE t <= $2 AND t >= $1 AND x = NULL'
+        """
+        from sqlglot import exp
+
+        def number(node: exp.Expr) -> exp.Expr:
+            if not isinstance(node, exp.Placeholder) or not node.name:
+                return node
+            if node.name not in names:
+                return exp.Null()
+            return exp.Parameter(this=exp.Literal.number(names.index(node.name) + 1))
+
+        kept = f"{dialect} {' '.join(names)}"
+        if kept not in self._written:
+            self._written[kept] = self.tree.transform(number).sql(dialect=dialect, comments=False)
+        return self._written[kept]
+
+    def line_of(self, word: str) -> int | None:
+        """Line of the file on which a word of the SELECT first stands, counted from 1; None where it does not."""
+        found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", _visible(self.body), re.IGNORECASE)
+        return self._line_at(found.start()) if found else None
+
     @cached_property
     def _written(self) -> dict[str, str]:
         return {}

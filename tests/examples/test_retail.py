@@ -13,7 +13,7 @@ import pytest
 
 from towpath import project
 from towpath.project import Project
-from towpath.warehouse import Engine, FileWarehouse, open_warehouse
+from towpath.warehouse import Engine, Warehouse, open_warehouse
 
 FOLDER = Path(__file__).parents[2] / "examples" / "retail"
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
@@ -29,14 +29,14 @@ def retail() -> Project:
 
 
 @pytest.fixture(scope="module")
-def warehouse(retail: Project, data_folder: Path) -> FileWarehouse:
+def warehouse(retail: Project, data_folder: Path) -> Warehouse:
     if not (data_folder / "online-retail" / "transactions.parquet").exists():
         pytest.skip(f"online-retail is missing in '{data_folder}' (examples/retail/README.md says how to get it)")
     return open_warehouse(retail.settings.warehouse, FOLDER, {"TOWPATH_DATA": str(data_folder)})
 
 
 @pytest.fixture(scope="module")
-def lines(data_folder: Path, warehouse: FileWarehouse) -> pa.Table:
+def lines(data_folder: Path, warehouse: Warehouse) -> pa.Table:
     return pq.read_table(data_folder / "online-retail" / "transactions.parquet")
 
 
@@ -52,18 +52,18 @@ def units(lines: pa.Table) -> dict[tuple[str, date], float]:
 
 
 @pytest.fixture(scope="module")
-def views(retail: Project, warehouse: FileWarehouse) -> dict[str, pa.Table]:
+def views(retail: Project, warehouse: Warehouse) -> dict[str, pa.Table]:
     return {name: warehouse.read(retail.views[name].query) for name in VIEWS}
 
 
 @pytest.fixture(scope="module")
-def spine(retail: Project, warehouse: FileWarehouse) -> pa.Table:
+def spine(retail: Project, warehouse: Warehouse) -> pa.Table:
     """Of the whole file, as of a week after its last day."""
     return warehouse.read(retail.models["demand"].training.query, {"as_of": END, "since": BEGINNING})
 
 
 @pytest.fixture(scope="module")
-def spine_then(retail: Project, warehouse: FileWarehouse) -> pa.Table:
+def spine_then(retail: Project, warehouse: Warehouse) -> pa.Table:
     """Of the whole file, as of 2011-09-01."""
     return warehouse.read(retail.models["demand"].training.query, {"as_of": AS_OF, "since": BEGINNING})
 
@@ -139,7 +139,7 @@ def test_a_label_is_known_seven_days_later_and_never_before(spine_then: pa.Table
 
 def test_a_warehouse_that_ends_at_a_moment_gives_what_the_whole_file_gives_as_of_it(
     retail: Project,
-    warehouse: FileWarehouse,
+    warehouse: Warehouse,
     views: dict[str, pa.Table],
     lines: pa.Table,
     spine_then: pa.Table,
@@ -199,7 +199,7 @@ def test_the_segments_are_wide_enough_to_decide_and_unequal_as_trade_is(spine: p
 
 
 def test_a_stretch_of_the_spine_is_what_the_whole_spine_says_of_it(
-    retail: Project, warehouse: FileWarehouse, spine: pa.Table
+    retail: Project, warehouse: Warehouse, spine: pa.Table
 ) -> None:
     # given stretches that begin at midnight in London, within a day, and in the weeks of both clock changes
     query = retail.models["demand"].training.query

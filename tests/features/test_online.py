@@ -21,7 +21,7 @@ from towpath.settings import WarehouseSettings
 from towpath.sql import Query
 from towpath.stores.online import OnlineStore, open_online
 from towpath.types import micros
-from towpath.warehouse import FileWarehouse, open_warehouse
+from towpath.warehouse import Warehouse, open_warehouse
 
 START = datetime(2011, 9, 1, tzinfo=UTC)
 CLOCK = FixedClock(START)
@@ -37,7 +37,7 @@ class Stand:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "warehouse"
         self.folder.mkdir(parents=True)
-        self.warehouse: FileWarehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
+        self.warehouse: Warehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
         self.online: OnlineStore = open_online("lmdb://online", folder)
         self._numbers = itertools.count()
 

@@ -1,24 +1,21 @@
 """The eight rules, told once more as slowly as possible, and the join held against them on nasty cases."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import NamedTuple
 
 import hypothesis.strategies as st
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from towpath import features
 from towpath.project.declarations import FeatureHeader
 from towpath.project.folder import ViewFile
-from towpath.settings import WarehouseSettings
 from towpath.sql import Query, quoted
-from towpath.warehouse import AsOf, FileWarehouse, open_warehouse
+from towpath.warehouse import AsOf
+from warehouse_stand import Stand
 
 START_US = 1_300_000_000_000_000
 TICK_US = 1_000  # a whole millisecond, so that every clock can say it
@@ -117,40 +114,18 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stand"]:
-    opened = Stand(tmp_path_factory.mktemp("stand"))
-    yield opened
-    opened.warehouse.close()
-
-
-class Stand:
-    """A warehouse with one table, written anew for each case."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "warehouse" / "marts"
-        self.folder.mkdir(parents=True)
-        self.warehouse: FileWarehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
-        self._numbers = itertools.count()
-
-    def view(self, case: Case) -> features.View:
-        table = view_table(case)
-        name = f"t{next(self._numbers)}"
-        path = self.folder / f"{name}.parquet"
-        if case.by_pandas:
-            table.to_pandas().to_parquet(path, index=False)
-        else:
-            pq.write_table(table, path)
-        *keys, event, created, first, second = case.names
-        wanted = [*keys, event, *([created] if case.declared else []), first, second]
-        header = FeatureHeader(
-            entity=tuple(keys),
-            event_time=event,
-            created_time=created if case.declared else None,
-            ttl=None if case.ttl is None else f"{case.ttl}ms",
-        )
-        sql = f"select {', '.join(quoted(column) for column in wanted)} from marts.{name}"
-        return features.describe(ViewFile(name="v", query=Query.parse(sql, "v.sql"), header=header), self.warehouse)
+def view_of(case: Case, stand: Stand) -> features.View:
+    name = stand.land(view_table(case), by_pandas=case.by_pandas)
+    *keys, event, created, first, second = case.names
+    wanted = [*keys, event, *([created] if case.declared else []), first, second]
+    header = FeatureHeader(
+        entity=tuple(keys),
+        event_time=event,
+        created_time=created if case.declared else None,
+        ttl=None if case.ttl is None else f"{case.ttl}ms",
+    )
+    sql = f"select {', '.join(quoted(column) for column in wanted)} from {name}"
+    return features.describe(ViewFile(name="v", query=Query.parse(sql, "v.sql"), header=header), stand.warehouse)
 
 
 def at(tick: int | None, clock: pa.DataType, row: int = 0) -> int | None:
@@ -185,7 +160,7 @@ def spine_table(case: Case) -> pa.Table:
 
 def check(case: Case, stand: Stand) -> None:
     # given a view and a spine
-    view, spine = stand.view(case), spine_table(case)
+    view, spine = view_of(case, stand), spine_table(case)
     first, second = case.names[-2:]
     # when they are joined
     joined = features.training_set(
@@ -269,13 +244,94 @@ def test_the_hour_that_clocks_repeat_in_autumn_is_two_hours(stand: Stand) -> Non
     moments = [datetime(2011, 10, 30, 0, 30, tzinfo=UTC), datetime(2011, 10, 30, 1, 30, tzinfo=UTC)]
     london = pa.timestamp("us", "Europe/London")
     table = pa.table({"id": [1, 1], "at": pa.array(moments, london), "x": [10.0, 20.0]})
-    pq.write_table(table, stand.folder / "autumn.parquet")
-    view = simple_view(stand, "select id, at, x from marts.autumn")
+    view = simple_view(stand, f"select id, at, x from {stand.land(table)}")
     spine = pa.table(
         {"id": [1, 1, 1], "t": pa.array([moments[1], moments[0], moments[0] - timedelta(hours=1)], london)}
     )
     joined = features.training_set(stand.warehouse, spine, keys=["id"], time="t", features=["v.x"], views={"v": view})
     assert joined.column("v.x").to_pylist() == [20.0, 10.0, None]
+
+
+NOON = datetime(2011, 7, 1, 12, tzinfo=UTC)
+
+
+def hours(*values: int | None, zone: str | None = "UTC", unit: str = "us") -> pa.Array:
+    moments = [None if value is None else NOON + timedelta(hours=value) for value in values]
+    return pa.array([m and (m.replace(tzinfo=None) if zone is None else m) for m in moments], pa.timestamp(unit, zone))
+
+
+def asked(stand: Stand, view: features.View, spine: pa.Table) -> pa.Table:
+    return features.training_set(
+        stand.warehouse, spine, keys=view.header.keys, time="t", features=["v.x"], views={"v": view}
+    )
+
+
+def test_an_entity_with_only_stale_or_only_future_rows_keeps_its_row(stand: Stand) -> None:
+    table = pa.table({"id": ["stale", "future"], "at": hours(-100, 1), "x": [1.0, 2.0]})
+    view = simple_view(stand, f"select id, at, x from {stand.land(table)}", ttl="30h")
+    joined = asked(stand, view, pa.table({"id": ["stale", "future", "never"], "t": hours(0, 0, 0), "kept": [7, 8, 9]}))
+    assert joined.to_pydict() == {
+        "id": ["stale", "future", "never"], "t": [NOON] * 3, "kept": [7, 8, 9], "v.x": [None, None, None],
+    }  # fmt: skip
+
+
+def test_entity_rows_that_differ_in_their_label_alone_stay_two(stand: Stand) -> None:
+    table = pa.table({"id": ["a"], "at": hours(-1), "x": [1.0]})
+    view = simple_view(stand, f"select id, at, x from {stand.land(table)}")
+    joined = asked(stand, view, pa.table({"id": ["a", "a", "a"], "t": hours(0, 0, 0), "label": [1, 0, 1]}))
+    assert joined.select(["label", "v.x"]).to_pydict() == {"label": [1, 0, 1], "v.x": [1.0, 1.0, 1.0]}
+
+
+@pytest.mark.parametrize("ttl", ["30h", "1.25d", "1800m", "108000s"])
+def test_a_ttl_of_thirty_hours_is_that_to_the_microsecond_whatever_its_unit(stand: Stand, ttl: str) -> None:
+    table = pa.table({"id": ["a"], "at": hours(-30), "x": [1.0]})
+    view = simple_view(stand, f"select id, at, x from {stand.land(table)}", ttl=ttl)
+    late = NOON + timedelta(microseconds=1)
+    spine = pa.table({"id": ["a", "a", "a"], "t": pa.array([NOON, late, NOON - timedelta(hours=30)], CLOCK)})
+    assert asked(stand, view, spine).column("v.x").to_pylist() == [1.0, None, 1.0]
+
+
+def test_null_keys_and_null_times_match_nothing_and_a_null_landing_is_the_event(stand: Stand) -> None:
+    table = pa.table(
+        {
+            "id": ["a", None, "b", "c"],
+            "at": hours(-2, -2, None, -2),
+            "loaded": hours(None, -2, -2, 5),
+            "x": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    view = simple_view(stand, f"select id, at, loaded, x from {stand.land(table)}", created_time="loaded")
+    spine = pa.table({"id": ["a", None, "b", "c", "a"], "t": hours(0, 0, 0, 0, None)})
+    assert asked(stand, view, spine).column("v.x").to_pylist() == [1.0, None, None, None, None]
+
+
+def test_of_equal_event_times_the_later_landing_wins_once_it_landed(stand: Stand) -> None:
+    table = pa.table({"id": ["a"] * 3, "at": hours(-9, -9, -9), "loaded": hours(-3, -1, None), "x": [2.0, 3.0, 1.0]})
+    view = simple_view(stand, f"select id, at, loaded, x from {stand.land(table)}", created_time="loaded")
+    spine = pa.table({"id": ["a"] * 4, "t": hours(-9, -4, -3, 0)})
+    assert asked(stand, view, spine).column("v.x").to_pylist() == [1.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("theirs", [None, "UTC", "Europe/London", "Asia/Kolkata"])
+@pytest.mark.parametrize("ours", [None, "UTC", "America/New_York"])
+def test_naive_times_are_utc_and_zones_are_only_a_way_to_write(
+    stand: Stand, theirs: str | None, ours: str | None
+) -> None:
+    table = pa.table({"id": ["a", "a"], "at": hours(-1, 1, zone=theirs), "x": [1.0, 2.0]})
+    view = simple_view(stand, f"select id, at, x from {stand.land(table)}")
+    spine = pa.table({"id": ["a"] * 4, "t": hours(-2, -1, 0, 1, zone=ours)})
+    assert asked(stand, view, spine).column("v.x").to_pylist() == [None, 1.0, 1.0, 2.0]
+
+
+def test_nanoseconds_that_pandas_wrote_are_cut_to_microseconds(stand: Stand) -> None:
+    at = pd.to_datetime(["2011-07-01T12:00:00.000001999Z", "2011-07-01T12:00:00.000003000Z"]).as_unit("ns")
+    table = pa.Table.from_pandas(pd.DataFrame({"id": ["a", "a"], "at": at, "x": [1.0, 2.0]}), preserve_index=False)
+    assert table.schema.field("at").type.unit == "ns"
+    view = simple_view(stand, f"select id, at, x from {stand.land(table, by_pandas=True)}")
+    moments = [NOON + timedelta(microseconds=us) for us in (0, 1, 2, 3)]
+    frame = pd.DataFrame({"id": ["a"] * 4, "t": pd.DatetimeIndex(moments).as_unit("ns")})
+    joined = features.training_set(stand.warehouse, frame, keys=["id"], time="t", features=["v.x"], views={"v": view})
+    assert joined.column("v.x").to_pylist() == [None, 1.0, 1.0, 2.0]
 
 
 def test_rows_without_a_key_or_a_moment_are_counted(stand: Stand) -> None:
@@ -286,16 +342,14 @@ def test_rows_without_a_key_or_a_moment_are_counted(stand: Stand) -> None:
         keys=["id"],
         time="the moment",
         features=["v.a"],
-        views={"v": stand.view(case)},
+        views={"v": view_of(case, stand)},
     )
     assert joined.schema.metadata[b"towpath"] == b'{"rows": 3, "null_times": 1, "null_keys": {"v": 1}}'
 
 
 def test_a_view_may_read_a_table_named_like_one_of_ours(stand: Stand) -> None:
     for name in ("facts", "winners", "spine", "entities", "view_rows"):
-        pq.write_table(
-            pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "x": [5.0]}), stand.folder.parent / f"{name}.parquet"
-        )
+        stand.land(pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "x": [5.0]}), name)
         view = simple_view(stand, f"select * from {name}")
         spine = pa.table({"id": [1], "t": [datetime(2011, 2, 1)]})
         joined = features.training_set(
@@ -305,9 +359,9 @@ def test_a_view_may_read_a_table_named_like_one_of_ours(stand: Stand) -> None:
 
 
 def test_a_spine_may_be_sql_or_a_frame(stand: Stand) -> None:
-    pq.write_table(pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "x": [5.0]}), stand.folder / "small.parquet")
-    view = simple_view(stand, "select * from marts.small where at <= :as_of")
-    sql = Query.parse("select id, at as t, 7 as kept from marts.small where at < :until", "spine.sql")
+    small = stand.land(pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "x": [5.0]}))
+    view = simple_view(stand, f"select * from {small} where at <= :as_of")
+    sql = Query.parse(f"select id, at as t, 7 as kept from {small} where at < :until", "spine.sql")
     moments = {"as_of": datetime(2011, 3, 1, tzinfo=UTC), "until": datetime(2011, 3, 1, tzinfo=UTC)}
     by_sql = features.training_set(
         stand.warehouse, sql, keys=["id"], time="t", features=["v.x"], views={"v": view}, parameters=moments
@@ -328,12 +382,12 @@ def joined_values(case: Case, stand: Stand) -> list[int | None]:
         keys=case.names[:-4],
         time="the moment",
         features=[f"v.{name}"],
-        views={"v": stand.view(case)},
+        views={"v": view_of(case, stand)},
         as_of=case.as_of,
     )
     return joined.column(f"v.{name}").to_pylist()
 
 
-def simple_view(stand: Stand, sql: str) -> features.View:
-    source = ViewFile(name="v", query=Query.parse(sql, "v.sql"), header=FeatureHeader(entity="id", event_time="at"))
-    return features.describe(source, stand.warehouse)
+def simple_view(stand: Stand, sql: str, **header: object) -> features.View:
+    declared = FeatureHeader(**{"entity": "id", "event_time": "at", **header})
+    return features.describe(ViewFile(name="v", query=Query.parse(sql, "v.sql"), header=declared), stand.warehouse)

@@ -13,13 +13,13 @@ from towpath.project.declarations import FeatureHeader
 from towpath.project.folder import ViewFile
 from towpath.settings import WarehouseSettings
 from towpath.sql import Query
-from towpath.warehouse import FileWarehouse, open_warehouse
+from towpath.warehouse import Warehouse, open_warehouse
 
 HEAD = '/* ---\nentity = "id"\nevent_time = "at"\n--- */\n'
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileWarehouse]:
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     folder = tmp_path_factory.mktemp("shop")
     (folder / "warehouse").mkdir()
     table = pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "price": [2.5], "text": ["2011-01-01"]})
@@ -29,13 +29,13 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileWarehous
     opened.close()
 
 
-def described(warehouse: FileWarehouse, text: str, **header: object) -> features.View:
+def described(warehouse: Warehouse, text: str, **header: object) -> features.View:
     query = Query.parse(text, "features/prices.sql")
     declared = FeatureHeader(**{"entity": "id", "event_time": "at", **header})  # pyright: ignore[reportArgumentType]
     return features.describe(ViewFile(name="prices", query=query, header=declared), warehouse, project="shop")
 
 
-def test_names_and_types_come_from_the_engine(warehouse: FileWarehouse) -> None:
+def test_names_and_types_come_from_the_engine(warehouse: Warehouse) -> None:
     view = described(
         warehouse, HEAD + "select *, price * 2 as twice, sum(id) over () as total, 1.5 as fixed from prices"
     )
@@ -49,14 +49,14 @@ def test_names_and_types_come_from_the_engine(warehouse: FileWarehouse) -> None:
     assert view.key_types == ("int64",)
 
 
-def test_what_changes_the_rows_changes_the_table_and_nothing_else_does(warehouse: FileWarehouse) -> None:
+def test_what_changes_the_rows_changes_the_table_and_nothing_else_does(warehouse: Warehouse) -> None:
     view = described(warehouse, HEAD + "select id, at, price from prices")
     assert view.table == described(warehouse, HEAD + "select id, at, price from prices\n", ttl="1d", owner="ana").table
     assert view.table != described(warehouse, HEAD + "select id, at, price + 1 as price from prices").table
     assert view.table != described(warehouse, HEAD + "select id, at, price from prices", entity=("id", "at")).table
 
 
-def test_every_fault_is_told_at_once_with_its_line(warehouse: FileWarehouse) -> None:
+def test_every_fault_is_told_at_once_with_its_line(warehouse: Warehouse) -> None:
     text = '/* ---\nentity = "idd"\nevent_time = "text"\ncreated_time = "landed"\n--- */\nselect id, text from prices'
     with pytest.raises(ProjectError) as caught:
         described(warehouse, text, entity="idd", event_time="text", created_time="landed")
@@ -80,7 +80,7 @@ def test_every_fault_is_told_at_once_with_its_line(warehouse: FileWarehouse) -> 
         ("select id, at, price from prizes", "did you mean 'prices'"),
     ],
 )
-def test_a_faulty_select_is_refused_with_what_is_wrong(warehouse: FileWarehouse, select: str, said: str) -> None:
+def test_a_faulty_select_is_refused_with_what_is_wrong(warehouse: Warehouse, select: str, said: str) -> None:
     with pytest.raises(ProjectError) as caught:
         described(warehouse, HEAD + select)
     assert said in str(caught.value)
@@ -98,7 +98,7 @@ def test_a_faulty_select_is_refused_with_what_is_wrong(warehouse: FileWarehouse,
         ({"id": [1], "t": [datetime(2011, 1, 1)], "prices.price": [1]}, "has a column 'prices.price' already"),
     ],
 )
-def test_a_spine_that_does_not_fit_is_refused(warehouse: FileWarehouse, spine: dict[str, object], said: str) -> None:
+def test_a_spine_that_does_not_fit_is_refused(warehouse: Warehouse, spine: dict[str, object], said: str) -> None:
     view = described(warehouse, HEAD + "select id, at, price from prices")
     with pytest.raises(InputError) as caught:
         features.training_set(
@@ -107,14 +107,14 @@ def test_a_spine_that_does_not_fit_is_refused(warehouse: FileWarehouse, spine: d
     assert said in str(caught.value)
 
 
-def test_a_view_keyed_by_what_the_spine_lacks_says_which_column(warehouse: FileWarehouse) -> None:
+def test_a_view_keyed_by_what_the_spine_lacks_says_which_column(warehouse: Warehouse) -> None:
     view = described(warehouse, HEAD + "select id, at, price, text from prices", entity=("id", "text"))
     spine = pa.table({"id": [1], "t": [datetime(2011, 1, 1)]})
     with pytest.raises(InputError, match="keyed by 'text'"):
         features.training_set(warehouse, spine, keys=["id"], time="t", features=["prices.*"], views={"prices": view})
 
 
-def test_keys_that_are_all_null_match_nothing_whatever_their_type(warehouse: FileWarehouse) -> None:
+def test_keys_that_are_all_null_match_nothing_whatever_their_type(warehouse: Warehouse) -> None:
     view = described(warehouse, HEAD + "select id, at, price from prices")
     for kind in (pa.null(), pa.string(), pa.float64()):
         spine = pa.table({"id": pa.nulls(2, kind), "t": [datetime(2012, 1, 1)] * 2})
@@ -124,7 +124,7 @@ def test_keys_that_are_all_null_match_nothing_whatever_their_type(warehouse: Fil
         assert joined.column("prices.price").to_pylist() == [None, None]
 
 
-def test_features_come_in_the_order_asked_and_once(warehouse: FileWarehouse) -> None:
+def test_features_come_in_the_order_asked_and_once(warehouse: Warehouse) -> None:
     view = described(warehouse, HEAD + "select id, at, price, text from prices")
     spine = pa.table({"id": [1], "t": [datetime(2012, 1, 1)]})
     joined = features.training_set(

@@ -1,21 +1,15 @@
 """The catalog: many writers, one schema, clear faults; the same on SQLite and on PostgreSQL."""
 
-import os
-import pwd
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from postgres_server import PostgresServer
 from towpath.errors import ConflictError, FormatError, InputError, UnavailableError
 from towpath.stores.catalog import Catalog
 
@@ -38,65 +32,13 @@ for at_us in range(10):
 """
 
 
-def _missing(what: str, mend: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is missing ({mend})")
-    pytest.skip(f"{what} is missing ({mend})")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """A private PostgreSQL on a free port; its URL."""
-    psycopg = pytest.importorskip("psycopg", reason="psycopg is missing (uv sync --extra postgres)")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = shutil.which("initdb") or (str(found[-1]) if found else None)
-    if initdb is None:
-        _missing("PostgreSQL", "apt-get install postgresql")
-        return
-    # not below tmp_path: pytest keeps that to its own user, and the server refuses to be root
-    folder = Path(tempfile.mkdtemp(prefix="towpath-postgres-"))
-    user: dict[str, Any] = {}
-    if os.getuid() == 0:
-        postgres = pwd.getpwnam("postgres")
-        os.chown(folder, postgres.pw_uid, postgres.pw_gid)
-        user = {"user": postgres.pw_uid, "group": postgres.pw_gid}
-    quiet: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
-    words = ["-D", f"{folder}/data", "-U", "towpath", "-A", "trust", "--no-sync", "-E", "UTF8"]
-    subprocess.run([initdb, *words], check=True, **quiet)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = ["-D", f"{folder}/data", "-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-F"]
-    url = f"postgresql://towpath@127.0.0.1:{port}/postgres"
-    with subprocess.Popen([Path(initdb).resolve().parent / "postgres", *words], **quiet) as server:
-        try:
-            give_up = time.monotonic() + 60
-            while True:
-                try:
-                    psycopg.connect(url).close()
-                    break
-                except psycopg.OperationalError:
-                    assert server.poll() is None, "the server ended"
-                    assert time.monotonic() < give_up, "the server did not start within 60 s"
-                    time.sleep(0.05)
-            yield url
-        finally:
-            server.send_signal(signal.SIGQUIT)
-            server.wait()
-            shutil.rmtree(folder)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/catalog.db"
-    import psycopg
-
-    server: str = request.getfixturevalue("postgres")
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("drop schema public cascade")
-        connection.execute("create schema public")
-    return server
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.database()
 
 
 @pytest.mark.slow

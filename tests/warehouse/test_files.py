@@ -11,7 +11,7 @@ import pytest
 from towpath.errors import ProjectError
 from towpath.settings import WarehouseSettings
 from towpath.sql import Query
-from towpath.warehouse import FileWarehouse, open_warehouse
+from towpath.warehouse import Warehouse, open_warehouse
 
 
 def write(path: Path, *values: int) -> None:
@@ -20,7 +20,7 @@ def write(path: Path, *values: int) -> None:
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[FileWarehouse]:
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     write(tmp_path / "warehouse" / "top.parquet", 1)
     write(tmp_path / "warehouse" / "sales" / "lines.parquet", 1, 2)
     write(tmp_path / "warehouse" / "sales" / "days" / "a.parquet", 1)
@@ -41,11 +41,11 @@ def warehouse(tmp_path: Path) -> Iterator[FileWarehouse]:
     opened.close()
 
 
-def values(warehouse: FileWarehouse, table: str) -> list[int]:
+def values(warehouse: Warehouse, table: str) -> list[int]:
     return sorted(warehouse.read(Query.parse(f"select i from {table}", "some.sql")).column("i").to_pylist())
 
 
-def test_files_folders_and_declared_tables_are_found(warehouse: FileWarehouse) -> None:
+def test_files_folders_and_declared_tables_are_found(warehouse: Warehouse) -> None:
     assert warehouse.tables() == [
         "raw.folder", "raw.gone", "raw.lost", "raw.set", "raw.years", "sales.days", "sales.lines", "top",
     ]  # fmt: skip
@@ -56,7 +56,7 @@ def test_files_folders_and_declared_tables_are_found(warehouse: FileWarehouse) -
     assert values(warehouse, "raw.set") == [7]
 
 
-def test_a_file_that_changes_is_seen_by_the_next_query(warehouse: FileWarehouse, tmp_path: Path) -> None:
+def test_a_file_that_changes_is_seen_by_the_next_query(warehouse: Warehouse, tmp_path: Path) -> None:
     assert values(warehouse, "top") == [1]
     write(tmp_path / "warehouse" / "top.parquet", 1, 2, 3)
     assert values(warehouse, "top") == [1, 2, 3]
@@ -64,7 +64,7 @@ def test_a_file_that_changes_is_seen_by_the_next_query(warehouse: FileWarehouse,
     assert warehouse.read(Query.parse("select * from top")).to_pylist() == [{"i": "now text"}]
 
 
-def test_a_common_table_expression_is_no_table_of_the_warehouse(warehouse: FileWarehouse) -> None:
+def test_a_common_table_expression_is_no_table_of_the_warehouse(warehouse: Warehouse) -> None:
     query = Query.parse("with nowhere as (select i from top) select sum(i) as s from nowhere, range(2)")
     assert warehouse.read(query).to_pylist() == [{"s": 2}]
 
@@ -77,13 +77,13 @@ def test_a_common_table_expression_is_no_table_of_the_warehouse(warehouse: FileW
         ("raw.lost", "put the file at"),
     ],
 )
-def test_a_table_that_is_not_there_says_how_to_get_it(warehouse: FileWarehouse, table: str, said: str) -> None:
+def test_a_table_that_is_not_there_says_how_to_get_it(warehouse: Warehouse, table: str, said: str) -> None:
     with pytest.raises(ProjectError) as caught:
         values(warehouse, table)
     assert said in str(caught.value)
 
 
-def test_a_damaged_file_is_named(warehouse: FileWarehouse, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(warehouse: Warehouse, tmp_path: Path) -> None:
     (tmp_path / "warehouse" / "torn.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ProjectError, match=r"torn\.parquet"):
         values(warehouse, "torn")

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from towpath.settings import WarehouseSettings
 from towpath.sql import Query
-from towpath.warehouse import Engine, Facts, FileWarehouse, open_warehouse
+from towpath.warehouse import Engine, Facts, FileWarehouse
 from towpath.warehouse.kept import Kept, worth_keeping
 
 START = datetime(2011, 3, 26, tzinfo=UTC)
@@ -58,7 +58,7 @@ def spine(hours: list[int]) -> pa.Table:
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[FileWarehouse]:
     write(tmp_path, [("a", 0, 1), ("a", 5, 2), ("b", 1, None)])
-    opened = open_warehouse(WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
+    opened = FileWarehouse("duckdb://warehouse", WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
     yield opened
     opened.close()
 
@@ -77,8 +77,8 @@ def test_a_kept_view_gives_what_it_gives_when_worked_out_anew(
     rows: list[tuple[str | None, int, int | None]], hours: list[int], event: str, tmp_path: Path
 ) -> None:
     write(tmp_path, rows)
-    keeping = open_warehouse(WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
-    never = open_warehouse(WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
+    keeping = FileWarehouse("duckdb://warehouse", WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
+    never = FileWarehouse("duckdb://warehouse", WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
     never._kept = Kept(never.engine, most_bytes=0)
     # a day has one time, so that of two rows of it either may win: asked about apart from the others
     view = facts(event) if event != "day" else _one_a_day(facts(event))

@@ -28,6 +28,7 @@ _FRAMEWORKS = {
     "pandas": "pandas",
     "polars": "polars",
     "psycopg": "postgres",
+    "adbc-driver-postgresql": "postgres",
 }
 """Distribution → the extra that brings it."""
 _LOW_DISK_GIB = 1.0
@@ -61,7 +62,7 @@ def findings(platform: "Platform") -> list[Finding]:
             "catalog",
             lambda: f"{masked(stores.catalog)}: {platform.catalog.read('select count(*) as n from runs')[0]['n']} runs",
         ),
-        ("warehouse", lambda: f"{len(platform.warehouse.tables())} tables"),
+        ("warehouse", lambda: _warehouse(platform)),
         ("keys", lambda: _keys(platform)),
         ("disk", lambda: _disk(platform)),
         ("http port", lambda: _port(platform.settings.serving.host, platform.settings.serving.port)),
@@ -87,6 +88,11 @@ def _project(platform: "Platform") -> str:
 def _objects(platform: "Platform") -> str:
     platform.objects.check_create_only()
     return f"{platform.objects.url}: keeps the first of two create-only writes"
+
+
+def _warehouse(platform: "Platform") -> str:
+    tables = platform.warehouse.tables()  # asks the engine, which then knows its version
+    return f"{platform.warehouse}: {len(tables)} tables"
 
 
 def _keys(platform: "Platform") -> str:

@@ -18,80 +18,12 @@ from towpath.warehouse.kept import Kept
 from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     import pyarrow as pa
 
-__all__ = ["FileWarehouse", "Landing", "Warehouse", "open_warehouse"]
+__all__ = ["FileWarehouse", "Landing"]
 
 _NO_PARAMETERS: Mapping[str, object] = {}
 _DATA = "{TOWPATH_DATA}"
-
-
-class Warehouse(Protocol):
-    """Tables that feature and training SQL reads. Calls may come from many threads at once."""
-
-    def tables(self) -> list[str]:
-        """Names of all tables, sorted; ``schema.table`` or ``table``."""
-        ...
-
-    def describe(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
-        """Names and types of what a query gives, without running it; a ProjectError where it cannot run."""
-        ...
-
-    def read(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Table":
-        """All rows; times are ``timestamp[us, tz=UTC]``."""
-        ...
-
-    def stream(
-        self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS
-    ) -> "AbstractContextManager[pa.RecordBatchReader]":
-        """Rows in batches as they come; memory does not grow with them."""
-        ...
-
-    def point_in_time(
-        self, facts: Facts, spine: "pa.Table", as_of: AsOf, parameters: Mapping[str, object] = _NO_PARAMETERS
-    ) -> "pa.Table":
-        """What a view said at each moment of a spine, by the eight rules: one row per spine row, in its order.
-
-        The spine has ``rn`` (0 to n-1), ``t`` (microseconds since 1970, may be null) and the key parts ``k0``, ``k1`` …
-        """
-        ...
-
-    def newest(
-        self, facts: Facts, parameters: Mapping[str, object] = _NO_PARAMETERS
-    ) -> "AbstractContextManager[pa.RecordBatchReader]":
-        """The newest row per key that is known at ``as_of``: keys, then ``event`` and ``landed`` (microseconds), then features."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the engine."""
-        ...
-
-
-def open_warehouse(settings: WarehouseSettings, folder: Path, variables: Mapping[str, str]) -> "FileWarehouse":
-    """Open the warehouse of a project; no table is read before it is asked for.
-
-    Args:
-        settings: ``[warehouse]`` of ``towpath.toml``.
-        folder: The project folder, which relative paths start from.
-        variables: The environment; ``TOWPATH_DATA`` stands in for ``{TOWPATH_DATA}`` in paths.
-
-    Raises:
-        ProjectError: No engine has the URL's scheme.
-
-    Example:
-        >>> open_warehouse(WarehouseSettings(), Path("."), {}).tables()
-        []
-    """
-    scheme, _, path = settings.url.partition("://")
-    if scheme != "duckdb":
-        raise ProjectError(
-            f"No warehouse engine reads '{scheme}'{nearest(scheme, ['duckdb'])}.",
-            "towpath.toml, warehouse.url",
-            "duckdb://FOLDER",
-        )
-    return FileWarehouse(settings, folder, folder / (path or "warehouse"), variables)
 
 
 class Landing(Protocol):
@@ -110,17 +42,17 @@ class FileWarehouse:
     """DuckDB over Parquet files. A file that changes is seen by the next query.
 
     Args:
+        url: ``duckdb://FOLDER``, with ``<schema>/<table>.parquet`` in it; the folder need not exist.
         settings: Memory, threads and tables that lie elsewhere.
-        folder: What relative paths of ``[warehouse.tables]`` start from.
-        root: The folder with ``<schema>/<table>.parquet``; it need not exist.
-        variables: The environment.
+        folder: What relative paths start from, of the URL and of ``[warehouse.tables]``.
+        variables: The environment; ``TOWPATH_DATA`` stands in for ``{TOWPATH_DATA}`` in paths.
     """
 
-    def __init__(self, settings: WarehouseSettings, folder: Path, root: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, url: str, settings: WarehouseSettings, folder: Path, variables: Mapping[str, str]) -> None:
         self.engine = Engine(settings.memory_mib, settings.threads)
         self._elsewhere = settings.tables
         self._folder = folder
-        self._root = root
+        self._root = folder / (url.partition("://")[2] or "warehouse")
         self._variables = variables
         self.landing: Landing | None = None
         """Knows the tables ``landing.<view>``; none where nobody said where pushed rows lie."""
@@ -128,6 +60,11 @@ class FileWarehouse:
         self._lock = threading.Lock()
         self._counter = count()
         self._kept = Kept(self.engine)
+
+    def __str__(self) -> str:
+        import duckdb
+
+        return f"DuckDB {duckdb.__version__} over '{self._root}'"
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted; files are not opened."""

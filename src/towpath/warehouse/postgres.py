@@ -1,0 +1,444 @@
+"""PostgreSQL as warehouse, through ADBC: SQL goes in, Arrow comes out; the SQL runs there, nothing is kept there."""
+
+import re
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from adbc_driver_manager import Error as DriverError
+from adbc_driver_postgresql import StatementOptions, dbapi
+
+from towpath.errors import ProjectError, ResourceError, TowpathError, UnavailableError
+from towpath.settings import WarehouseSettings, masked
+from towpath.sql import Query, quoted
+from towpath.types import utc
+from towpath.warehouse.lateral import SPINE, newest_select, training_set_steps
+from towpath.warehouse.point_in_time import AsOf, Facts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["PostgresWarehouse"]
+
+_NO_PARAMETERS: Mapping[str, object] = {}
+_MOMENTS = dict.fromkeys(("as_of", "since", "until"), utc("1970-01-01"))
+_CONNECT_S = 10
+_IDLE_CONNECTIONS = 4
+_FETCHED_ROWS = 50_000
+"""Of one batch that comes through a cursor."""
+_COPIED_BYTES = 4 * 2**20
+"""Of one that comes by COPY, about."""
+_FINITE_US = 9_200_000_000_000_000_000
+"""Microseconds beyond which a time is ``infinity`` or its negative, as the driver counts them."""
+_PLAIN = {"bool", "int2", "int4", "int8", "float4", "float8", "text", "varchar", "date", "timestamptz", "bytea", "time", "interval"}  # fmt: skip
+"""Types that leave as they are; any other is cast on the server, to one that Arrow and a model can take."""
+_AWAY = re.compile(
+    r"could not connect|Failed to connect|server closed the connection|no connection to the server|"
+    r"terminating connection|connection to server|starting up|shutting down|timeout expired",
+    re.IGNORECASE,
+)
+_STATES = {
+    "57014": re.compile(r"canceling statement"),
+    "53000": re.compile(r"out of memory|no space left|temporary file size exceeds", re.IGNORECASE),
+    "42501": re.compile(r"permission denied"),
+    "25006": re.compile(r"read-only transaction|during recovery"),
+}
+"""What the driver leaves out of errors in the midst of rows and of its own statements, told from the text."""
+_REFUSED_AT_THE_DOOR = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry")
+
+
+class PostgresWarehouse:
+    """A PostgreSQL of version 14 or newer. Calls may come from many threads at once; each has a connection of its own.
+
+    Each call is one transaction that sees one moment of the database and is rolled back in the end, with the temporary
+    tables that a point-in-time join needs. Times leave as ``timestamp[us, tz=UTC]`` (a naive one *is* UTC), ``numeric`` as
+    ``double`` (of scale 0 as ``int64``), enumerations, UUIDs, JSON and whatever Arrow has no type for as ``string``.
+
+    Args:
+        url: ``postgresql://USER@HOST/DATABASE``, as libpq reads it.
+        settings: Memory and threads of one query, as far as a client may ask for them.
+        folder: The project folder; unused.
+        variables: The environment; unused, libpq reads ``PGPASSFILE`` and its like itself.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: WarehouseSettings,
+        folder: Path,  # noqa: ARG002 - every engine is opened alike
+        variables: Mapping[str, str],  # noqa: ARG002 - as above
+    ) -> None:
+        self.url = masked(url)
+        timeout = "" if "connect_timeout" in url else f"{'&' if '?' in url else '?'}connect_timeout={_CONNECT_S}"
+        self._address = url + timeout
+        # One query sorts and hashes at several places, each of which may take work_mem.
+        self._settings = (
+            "set timezone = 'UTC'",
+            "set client_encoding = 'UTF8'",
+            "set application_name = 'towpath'",
+            f"set work_mem = '{max(4, settings.memory_mib // 8)}MB'",
+            f"set temp_buffers = '{max(8, settings.memory_mib // 16)}MB'",
+            f"set max_parallel_workers_per_gather = {settings.threads - 1}",
+        )
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._version = ""
+
+    def __str__(self) -> str:
+        return f"PostgreSQL {self._version} at {self.url}".replace("  ", " ")
+
+    def tables(self) -> list[str]:
+        """Tables and views that the user may read, sorted; those on the search path without their schema.
+
+        Raises:
+            UnavailableError: The server is away.
+            ProjectError: It does not let us in.
+        """
+        with self._session(_TABLES) as session:
+            version = session.all("select split_part(current_setting('server_version'), ' ', 1) as version")
+            self._version = str(version.column(0)[0].as_py())
+            return sorted(session.all(_TABLES).column(0).to_pylist())
+
+    def describe(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
+        """Names and types of what a query gives, without running it.
+
+        Raises:
+            ProjectError: A table is missing, two columns have one name, or the engine refuses the SQL.
+            UnavailableError: The server is away.
+        """
+        with self._session(query) as session:
+            text, bound = _compiled(query, {**_MOMENTS, **parameters})
+            return _bare(session.schema(session.plain(text, bound), bound))
+
+    def read(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Table":
+        """All rows of a query.
+
+        Raises:
+            ProjectError: As in `describe`, or a parameter has no value.
+            ResourceError: The server has not enough memory or disk for it, or cancelled it.
+            UnavailableError: The server is away.
+        """
+        with self.stream(query, parameters) as reader:
+            return reader.read_all()
+
+    @contextmanager
+    def stream(
+        self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> Generator["pa.RecordBatchReader"]:
+        """Rows of a query in batches as they come; neither side keeps them all.
+
+        Without parameters they come by COPY; with parameters, which COPY does not take, through a cursor, at half the pace.
+
+        Raises:
+            ProjectError: As in `read`.
+            ResourceError: As in `read`.
+            UnavailableError: As in `read`.
+        """
+        with self._session(query) as session:
+            text, bound = _compiled(query, parameters)
+            yield session.rows(session.plain(text, bound), bound)
+
+    def point_in_time(
+        self, facts: Facts, spine: "pa.Table", as_of: AsOf, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> "pa.Table":
+        """What a view said at each moment of a spine, by the eight rules: one row per spine row, in its order.
+
+        Raises:
+            ProjectError: As in `read`; or the user may make no temporary tables, as on a read replica.
+            ResourceError: As in `read`.
+            UnavailableError: As in `read`.
+        """
+        with self._session(facts.query) as session:
+            text, bound = _compiled(facts.query, parameters)
+            steps = training_set_steps(facts, session.plain(text, bound), as_of=as_of)
+            session.ingest(SPINE, _with_instants(spine))
+            for statement in steps.entities:
+                session.run(statement)
+            session.run(steps.records, bound)
+            for statement in steps.indexed:
+                session.run(statement)
+            return session.rows(steps.select).read_all()
+
+    @contextmanager
+    def newest(
+        self, facts: Facts, parameters: Mapping[str, object] = _NO_PARAMETERS
+    ) -> Generator["pa.RecordBatchReader"]:
+        """The newest row per key that is known at ``:as_of``: keys, then ``event`` and ``landed``, then features.
+
+        Raises:
+            ProjectError: As in `read`.
+            ResourceError: As in `read`.
+            UnavailableError: As in `read`.
+        """
+        with self._session(facts.query) as session:
+            text, bound = _compiled(facts.query, parameters)
+            view, last = session.plain(text, bound), len(bound)
+            sql = newest_select(facts, view, as_of=f"${last + 1}", since=f"${last + 2}")
+            moments = [parameters[name] for name in ("as_of", "since")]
+            yield session.rows(sql, [*bound, *(utc(moment) for moment in moments if isinstance(moment, datetime))])
+
+    def close(self) -> None:
+        """Let go of the connections; one that is still read from goes when its reader is done."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @contextmanager
+    def _session(self, asked: Query | str) -> Generator["_Session"]:
+        """A connection in a transaction that is rolled back; what the driver raises inside becomes ours."""
+        session = None
+        connection = self._taken()
+        sound = False
+        try:
+            hint = {StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(_COPIED_BYTES)}
+            with closing(connection.cursor(adbc_stmt_kwargs=hint)) as cursor:
+                session = _Session(cursor)
+                yield session
+            sound = True
+        except (DriverError, OSError) as error:
+            _raise_ours(error, asked, self.url, session.last if session else "")
+        except TowpathError as error:
+            if isinstance(asked, Query) and not error.where:
+                raise type(error)(error.what, asked.path, error.mend) from error
+            raise
+        finally:
+            self._given_back(connection, sound=sound)
+
+    def _taken(self) -> Any:
+        """An idle connection that still answers, else a new one; in a transaction of its own."""
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            fresh = connection is None
+            try:
+                connection = connection or self._opened()
+                connection.adbc_connection.set_autocommit(False)
+                with closing(connection.cursor()) as cursor:
+                    cursor.execute("set transaction isolation level repeatable read")
+            except DriverError as error:
+                if connection is not None:
+                    connection.close()
+                if fresh:
+                    _raise_ours(error, "", self.url, "")
+            else:
+                return connection
+
+    def _opened(self) -> Any:
+        connection = dbapi.connect(self._address, autocommit=True)
+        with closing(connection.cursor()) as cursor:
+            for setting in self._settings:
+                cursor.execute(setting)
+        return connection
+
+    def _given_back(self, connection: Any, *, sound: bool) -> None:
+        """Kept for the next call; closed where anything went wrong, or enough of them are idle."""
+        if sound:
+            try:
+                connection.adbc_connection.rollback()
+                connection.adbc_connection.set_autocommit(True)
+                with self._lock:
+                    if not self._closed and len(self._idle) < _IDLE_CONNECTIONS:
+                        self._idle.append(connection)
+                        return
+            except DriverError:
+                pass  # it went away after the last row was read; the next call takes another
+        connection.close()
+
+
+class _Session:
+    """Statements within one transaction."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self.last = ""
+        """The statement that ran last, for the place of an error."""
+
+    def run(self, sql: str, bound: Sequence[object] = ()) -> None:
+        """Run a statement that gives no rows."""
+        self.last = sql
+        if bound:
+            self._cursor.execute(sql, parameters=tuple(bound))
+            self._cursor.fetch_arrow_table()  # with parameters it runs when its result is asked for
+        else:
+            self._cursor.execute(sql)
+
+    def schema(self, sql: str, bound: Sequence[object]) -> "pa.Schema":
+        """What a SELECT gives, as the driver says it."""
+        self.last = sql
+        return self._cursor.adbc_execute_schema(sql, parameters=tuple(bound) or None)
+
+    def plain(self, sql: str, bound: Sequence[object]) -> str:
+        """The SELECT with each column as a type that leaves as it should, see `PostgresWarehouse`."""
+        schema = self.schema(sql, bound)
+        if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+            raise ProjectError(f"Two columns are named '{twice[0]}'.", mend="give one of them another name with 'as'")
+        columns = [f"{quoted(field.name)}{_cast(field)}" for field in schema]
+        if all(_cast(field) == "" for field in schema):
+            return sql
+        return f"select {', '.join(columns)} from ({sql}) as towpath_plain"
+
+    def all(self, sql: str) -> "pa.Table":
+        """All rows of a SELECT."""
+        return self.rows(sql).read_all()
+
+    def rows(self, sql: str, bound: Sequence[object] = ()) -> "pa.RecordBatchReader":
+        """Rows in batches as they come."""
+        import pyarrow as pa
+
+        if bound:
+            self._cursor.execute("set local cursor_tuple_fraction = 1.0")  # all rows will be asked for
+            self.run(f"declare towpath_rows no scroll cursor for {sql}", bound)
+            self._cursor.adbc_statement.set_options(**{StatementOptions.USE_COPY.value: "false"})
+            reader = self._reader(f"fetch forward {_FETCHED_ROWS} from towpath_rows")
+        else:
+            reader = self._reader(sql)
+        schema = _bare(reader.schema)
+
+        def whole() -> Generator[pa.RecordBatch]:
+            part = reader
+            while True:
+                rows = 0
+                for batch in part:
+                    rows += batch.num_rows
+                    yield _whole(batch, schema)
+                if not bound or rows < _FETCHED_ROWS:
+                    return
+                part = self._reader(f"fetch forward {_FETCHED_ROWS} from towpath_rows")
+
+        return pa.RecordBatchReader.from_batches(schema, whole())
+
+    def _reader(self, sql: str) -> "pa.RecordBatchReader":
+        self.last = sql
+        self._cursor.execute(sql)
+        return self._cursor.fetch_record_batch()
+
+    def ingest(self, name: str, table: "pa.Table") -> None:
+        """Put a table into a temporary one."""
+        self.last = ""
+        self._cursor.adbc_ingest(name.strip('"'), table, mode="create", temporary=True)
+
+
+_TABLES = """
+select case when pg_table_is_visible(c.oid) then c.relname::text else n.nspname || '.' || c.relname end as name
+from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p', 'v', 'm', 'f')
+    and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname not like 'pg\\_%'
+    and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+"""
+
+
+def _compiled(query: Query, parameters: Mapping[str, object]) -> tuple[str, Sequence[object]]:
+    """The SELECT with the engine's own placeholders, and their values; null, which has no type, stands in the SELECT."""
+    if missing := [name for name in query.parameters if name not in parameters]:
+        raise ProjectError(f"The parameter ':{missing[0]}' has no value.", query.path, f"give {missing[0]}=…")
+    names = [name for name in query.parameters if parameters[name] is not None]
+    values = [parameters[name] for name in names]
+    bound = [utc(value) if isinstance(value, datetime) else value for value in values]
+    return query.numbered("postgres", names), bound
+
+
+def _cast(field: "pa.Field") -> str:
+    """How a column is made to leave as it should; empty where it does by itself."""
+    metadata = field.metadata or {}
+    kind = metadata.get(b"POSTGRESQL:type", b"").decode()
+    if kind in _PLAIN:
+        return ""
+    whole = _scale(int(metadata.get(b"POSTGRESQL:typmod", b"-1"))) == 0
+    target = {"timestamp": "timestamptz", "numeric": "bigint" if whole else "double precision", "oid": "bigint"}.get(
+        kind.removeprefix("_"), "text"
+    )
+    if kind.startswith("_"):  # a list
+        return "" if kind[1:] in _PLAIN else f"::{target}[] as {quoted(field.name)}"
+    return f"::{target} as {quoted(field.name)}"
+
+
+def _scale(modifier: int) -> int | None:
+    """Digits after the point of a declared ``numeric(p, s)``; None where it is not declared."""
+    if modifier < 0:
+        return None
+    scale = (modifier - 4) & 0x7FF
+    return scale - 0x800 if scale & 0x400 else scale
+
+
+def _bare(schema: "pa.Schema") -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([(field.name, field.type) for field in schema])
+
+
+def _whole(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch":
+    """The batch without the driver's notes; refused where a time is no instant."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for column, field in zip(batch.columns, schema, strict=True):
+        if pa.types.is_timestamp(field.type):
+            bounds = pc.call_function("min_max", [column.cast(pa.int64())]).as_py()
+            if max(abs(bound or 0) for bound in bounds.values()) > _FINITE_US:
+                raise ProjectError(
+                    f"Column '{field.name}' holds an infinite time, which Arrow has no value for.",
+                    mend=f"nullif({field.name}, 'infinity') in the SELECT",
+                )
+    return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
+
+def _with_instants(spine: "pa.Table") -> "pa.Table":
+    """The spine with its moments as the engine's own instants; finer or dictionary-encoded keys as the view has them."""
+    import pyarrow as pa
+
+    at = spine.schema.get_field_index("t")
+    return spine.set_column(at, "t", spine.column(at).cast(pa.int64()).cast(pa.timestamp("us", "UTC")))
+
+
+def _raise_ours(error: Exception, asked: Query | str, url: str, sent: str) -> NoReturn:
+    """Turn what the driver raised into ours: who acts next, what was said, and on which line of the file."""
+    details = {key: value.decode("utf-8", "replace") for key, value in getattr(error, "details", None) or ()}
+    said = _said(error, details)
+    told = (state for state, words in _STATES.items() if words.search(said))
+    state = getattr(error, "sqlstate", None) or next(told, "")
+    if not state and _REFUSED_AT_THE_DOOR.search(said):
+        raise ProjectError(f"The warehouse does not let us in: {said}", url, "mend warehouse.url") from error
+    if state[:2] == "08" or state in {"57P01", "57P02", "57P03", "53300"} or (not state and _AWAY.search(said)):
+        raise UnavailableError(
+            f"The warehouse does not answer: {said}", url, "check the address and the server"
+        ) from error
+    where, line = (asked.path, _line(asked, said, sent, details)) if isinstance(asked, Query) else (url, None)
+    where = f"{where}:{line}" if line else where
+    if state[:2] in {"53", "54"} or state == "57014":
+        raise ResourceError(
+            f"The warehouse gave up: {said}", where, "ask for less, or give the server more memory, disk or time"
+        ) from error
+    mend = {
+        "42501": "grant the user what it needs: usage on the schema, select on the table, temporary on the database",
+        "25006": "name a server that takes temporary tables, which a read replica does not",
+        "42P01": "tow doctor lists the warehouse; name one of its tables",
+    }.get(state, "mend the SQL or the table")
+    if state == "42P01" and '"landing.' in said:
+        mend = "pushed rows are joined to a view in a warehouse of files only; leave landing out of this view's SQL"
+    raise ProjectError(f"The warehouse refuses: {said}", where, mend) from error
+
+
+def _said(error: Exception, details: Mapping[str, str]) -> str:
+    """The engine's own words, without its copy of the statement."""
+    if primary := details.get("PG_DIAG_MESSAGE_PRIMARY"):
+        hint = details.get("PG_DIAG_MESSAGE_HINT")
+        return f"{primary}. {hint}" if hint else primary
+    text = str(error).split("\nQuery was:", maxsplit=1)[0].split("\nLINE ", maxsplit=1)[0]
+    text = re.sub(r"^\w+: ", "", text.split("ERROR:", maxsplit=1)[-1].replace("[libpq] ", ""))
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _line(query: Query, said: str, sent: str, details: Mapping[str, str]) -> int | None:
+    """The line of the file with the word at which the engine stopped, in the statement or in what it says."""
+    words = re.findall(r'(?<=")[^"]+(?=")|(?<=function )\w+', said)
+    if position := details.get("PG_DIAG_STATEMENT_POSITION"):
+        found = re.match(r'"?(\w+)', sent[int(position) - 1 :])
+        words += [found[1]] if found else []
+    lines = [line for word in words if (line := query.line_of(word.rpartition(".")[2])) is not None]
+    return lines[0] if lines else None

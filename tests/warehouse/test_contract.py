@@ -1,0 +1,67 @@
+"""The contract of a warehouse, on the engines that are executed, and on any other that a URL names."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from postgres_server import PostgresServer
+from towpath.testing import WarehouseContract
+from warehouse_stand import AdbcStand, FileStand, Stand
+
+URL = "TOWPATH_TEST_WAREHOUSE_URL"
+POSTGRES_LACKS = {
+    "test_a_sum_of_whole_numbers_is_a_whole_number": "never: there a sum of bigint is a numeric without a scale, which may hold a fraction",
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    opened = FileStand(tmp_path_factory.mktemp("files"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def server(postgres: PostgresServer) -> Iterator[Stand]:
+    opened = AdbcStand(postgres.database())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[Stand]:
+    """A PostgreSQL that others run; the tables that are made in its schema ``marts`` stay there."""
+    opened = AdbcStand(os.environ[URL])
+    yield opened
+    opened.close()
+
+
+class TestFiles(WarehouseContract):
+    @pytest.fixture
+    def stand(self, files: Stand) -> Stand:
+        return files
+
+
+class TestPostgres(WarehouseContract):
+    lacks = POSTGRES_LACKS
+
+    @pytest.fixture
+    def stand(self, server: Stand) -> Stand:
+        return server
+
+
+if URL in os.environ:
+
+    class TestByUrl(WarehouseContract):
+        lacks = POSTGRES_LACKS
+
+        @pytest.fixture
+        def stand(self, named: Stand) -> Stand:
+            return named
+
+else:
+
+    @pytest.mark.skip(reason=f"no other warehouse is named (set {URL} to its URL)")
+    def test_the_contract_holds_on_the_warehouse_that_a_url_names() -> None:
+        """Made of `WarehouseContract` where the variable is set."""

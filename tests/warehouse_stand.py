@@ -1,0 +1,92 @@
+"""A warehouse of each engine with a way to put tables into it, for every room that reads one."""
+
+import itertools
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from towpath.settings import WarehouseSettings
+from towpath.warehouse import FileWarehouse, Warehouse, open_warehouse
+
+
+class Stand(Protocol):
+    """A warehouse and its loading ramp."""
+
+    warehouse: Warehouse
+
+    def land(self, table: pa.Table, name: str | None = None, *, by_pandas: bool = False) -> str:
+        """Put a table there and give the name that SQL calls it by; a name given must be new."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the warehouse."""
+        ...
+
+
+class FileStand:
+    """DuckDB over Parquet files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "warehouse" / "marts"
+        self.folder.mkdir(parents=True)
+        self.warehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
+        assert isinstance(self.warehouse, FileWarehouse)
+        self._numbers = itertools.count()
+
+    def land(self, table: pa.Table, name: str | None = None, *, by_pandas: bool = False) -> str:
+        name = name or f"marts.t{next(self._numbers)}"
+        path = (self.folder.parent / Path(*name.split("."))).with_suffix(".parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if by_pandas:
+            table.to_pandas().to_parquet(path, index=False)
+        else:
+            pq.write_table(table, path)
+        return name
+
+    def close(self) -> None:
+        self.warehouse.close()
+
+
+class AdbcStand:
+    """An engine behind ADBC; tables are ingested by its driver."""
+
+    def __init__(self, url: str) -> None:
+        import adbc_driver_postgresql.dbapi
+
+        self.url = url
+        self.warehouse = open_warehouse(WarehouseSettings(url=url, memory_mib=64, threads=1), Path(), {})
+        self._landing = adbc_driver_postgresql.dbapi.connect(url, autocommit=True)
+        self.run("create schema if not exists marts")
+        self._numbers = itertools.count()
+
+    def run(self, statement: str) -> None:
+        with self._landing.cursor() as cursor:
+            cursor.execute(statement)
+
+    def land(self, table: pa.Table, name: str | None = None, *, by_pandas: bool = False) -> str:
+        """What pandas makes of a table lands by way of pandas; a database has no nanoseconds of its own."""
+        name = name or f"marts.t{next(self._numbers)}"
+        schema, _, bare = name.rpartition(".")
+        if by_pandas:
+            table = pa.Table.from_pandas(table.to_pandas(), schema=table.schema, preserve_index=False)
+        with self._landing.cursor() as cursor:
+            cursor.adbc_ingest(bare, _of_microseconds(table), mode="create", db_schema_name=schema or None)
+        return name
+
+    def close(self) -> None:
+        self.warehouse.close()
+        self._landing.close()
+
+
+def _of_microseconds(table: pa.Table) -> pa.Table:
+    """Times as a database keeps them: what is finer is cut off, a zone becomes an instant."""
+
+    def kept(column: pa.ChunkedArray) -> pa.ChunkedArray:
+        if not pa.types.is_timestamp(column.type):
+            return column
+        zone = column.type.tz
+        return column.cast(pa.timestamp("us", zone), safe=False).cast(pa.timestamp("us", zone and "UTC"))
+
+    return pa.table({name: kept(table.column(name)) for name in table.column_names})
