@@ -1,5 +1,6 @@
 """The catalog: many writers, one schema, clear faults; the same on SQLite and on PostgreSQL."""
 
+import shutil
 import socket
 import subprocess
 import sys
