@@ -4,6 +4,7 @@ import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import click
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -130,3 +131,27 @@ def test_progress_is_for_terminals_alone(capsys: Capture) -> None:
     with working("training demand"):
         pass
     assert capsys.readouterr() == ("", "")
+
+
+def test_where_a_terminal_has_no_room_for_the_columns_a_row_is_a_record(tmp_path: Path) -> None:
+    import os
+    import pty
+    import subprocess
+    import sys
+
+    def seen(columns: int) -> list[str]:
+        rows = "[{'model': 'demand', 'owner': 'forecasting', 'state': 'live'}, {'model': 'search', 'owner': 'web', 'state': 'live'}]"
+        master, worker = pty.openpty()
+        subprocess.run(
+            [sys.executable, "-c", f"from towpath.cli.show import show; show({rows})"],
+            stdout=worker,
+            check=True,
+            env=os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "xterm"},
+        )
+        os.close(worker)
+        text = click.unstyle(os.read(master, 10_000).decode())
+        os.close(master)
+        return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+    assert seen(80) == ["model owner state", "demand forecasting live", "search web live"]
+    assert seen(20) == ["model demand", "owner forecasting", "state live", "model search", "owner web", "state live"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json_asked", "show", "working"]
 
+_WRAPS = 16  # columns into which a longer text is wrapped
 _WIDE = 10_000  # columns of a pipe, so that nothing is cut or wrapped there
 _NONE = "-"
 _FEW = 4  # pairs that still read well on one line
@@ -45,7 +46,13 @@ def show(value: object, *, as_json: bool | None = None, title: str = "", empty: 
     elif isinstance(plain, list) and not plain:
         click.echo(empty)
     elif sys.stdout.isatty():
-        _console(sys.stdout).print(_drawn(plain, title))
+        console = _console(sys.stdout)
+        if isinstance(plain, list) and not _fits(cast("list[object]", plain), console.width):
+            for item in cast("list[object]", plain):
+                console.print(_drawn(item, title))
+                console.print()
+        else:
+            console.print(_drawn(plain, title))
     else:  # the same table; rich pads each line to the table's width, which a pipe has no use for
         console = _console(sys.stdout)
         with console.capture() as drawn:
@@ -138,6 +145,20 @@ def _drawn(plain: Any, title: str) -> "Table | str":
     for row in rows:
         table.add_row(*(Text(_cell(row.get(name))) for name in names))
     return table
+
+
+def _fits(items: list[object], width: int) -> bool:
+    """Whether a table has room for each of its columns; where it has none, a row is a record of its own."""
+    needed: dict[str, int] = {}
+    for item in items:
+        row = cast("Mapping[str, object]", item) if isinstance(item, Mapping) else {"value": item}
+        for name, value in row.items():
+            text = _cell(value)
+            # a long text may wrap, a number or a name may not
+            needed[name] = max(
+                needed.get(name, len(name)), min(len(text), max(_WRAPS, *map(len, text.split() or [""])))
+            )
+    return sum(needed.values()) + len(needed) - 1 <= width
 
 
 def _lines(item: Any) -> str:
