@@ -48,6 +48,8 @@ bench:
     uv run python benchmarks/weight.py
     uv run --group bench python benchmarks/cold_start.py
     uv run --group bench python benchmarks/serving.py
-    uv run python benchmarks/features.py
+    uv run python benchmarks/features_online.py
+    uv run python benchmarks/features_build.py
+    uv run python benchmarks/features_training.py
     uv run python benchmarks/journal.py
     uv run python benchmarks/retail.py

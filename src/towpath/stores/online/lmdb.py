@@ -64,8 +64,11 @@ class LmdbOnlineStore:
         Raises:
             UnavailableError: The disk is full or fails.
         """
+        ordered = list(rows)
+        if any(len(key) > _KEY_BYTES for key, _ in ordered):
+            ordered = [(_stored(key), value) for key, value in ordered]
         # In key order a page is touched once; the sort is stable, so that the later of equals stays the later.
-        ordered = sorted(((_stored(key), value) for key, value in rows), key=_by_key)
+        ordered.sort(key=_by_key)
         with self._env.write_lock, _errors(self._path):
             while True:
                 try:
@@ -145,6 +148,12 @@ class LmdbOnlineStore:
         with self._env.reading_lock:
             handle = self._env.handle(table, create=True)
         with self._env.begin(write=True) as txn:
+            with txn.cursor(handle) as cursor:
+                _, new = cursor.putmulti(
+                    rows, overwrite=False
+                )  # a build fills an empty table: half the time of asking first
+            if new == len(rows):
+                return
             get, put = txn.get, txn.put
             for key, value in rows:
                 standing = get(key, None, handle)
