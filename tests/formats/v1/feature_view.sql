@@ -4,6 +4,10 @@ event_time = "day_end"
 created_time = "loaded_at"
 ttl = "30d"
 publish = true
+start = "2025-01-01"
+schedule = "30 * * * *"
+lookback = "2h"
+online = true
 owner = "mira"
 description = "What an item costs."
 
