@@ -120,10 +120,9 @@ class Store:
         return store_server(
             settings,
             objects_url=self.url,
-            online_url=f"lmdb://{self.folder}/online",
             keys=self.keys,
             folder=self.folder,
-            **more,
+            **{"online_url": f"lmdb://{self.folder}/online"} | more,
         )
 
     def deployments(self) -> StoreDeployments:
@@ -311,12 +310,10 @@ def test_a_kill_switch_reaches_a_running_server(store: Store) -> None:
         assert answer(url)["source"] == "fallback:zero"
 
 
-def test_keys_are_looked_up_in_the_online_store_when_warehouse_and_project_are_gone(
-    store: Store, tmp_path: Path
-) -> None:
-    # given features that were built from a warehouse which then went away
+def built_sales(folder: Path, url: str) -> features.View:
+    """A view whose rows are online, and whose warehouse went away."""
     now = SystemClock().now()
-    made = tmp_path / "project"
+    made = folder / "project"
     (made / "warehouse").mkdir(parents=True)
     table = pa.table({"item_id": ["x", "z"], "event": [now, now], "price": [1.0, 2.0], "units": [3, 4]})
     pq.write_table(table, made / "warehouse" / "sales.parquet")
@@ -326,11 +323,19 @@ def test_keys_are_looked_up_in_the_online_store_when_warehouse_and_project_are_g
     )
     query = Query.parse("select * from sales", "sales.sql")
     view = features.describe(ViewFile(name="sales", query=query, header=header), warehouse, project="shop")
-    online = open_online(f"lmdb://{store.folder}/online", store.folder)
+    online = open_online(url, folder)
     features.build(view, warehouse, online, as_of=now + timedelta(days=1), clock=CLOCK)
     online.close()
     warehouse.close()
     shutil.rmtree(made)
+    return view
+
+
+def test_keys_are_looked_up_in_the_online_store_when_warehouse_and_project_are_gone(
+    store: Store, tmp_path: Path
+) -> None:
+    # given features that were built from a warehouse which then went away
+    view = built_sales(tmp_path, f"lmdb://{store.folder}/online")
     inputs = tuple(Field(name=name, type="double") for name in ("sales.price", "sales.units"))
     locks = features.lock({"sales": view}, ["sales.*"])
     store.promote(store.publish(5.0, inputs=inputs, features=locks, entity=("item_id",)))
@@ -349,6 +354,53 @@ def test_keys_are_looked_up_in_the_online_store_when_warehouse_and_project_are_g
             asked.set_data_from_numpy(np.array(["z", "nobody"], dtype=object))
             told = client.infer("demand", [asked]).get_response().parameters["towpath"].string_param
             assert json.loads(told)["reason"] == ["ok", "features"]
+
+
+@pytest.mark.parametrize("outage", ["killed", "paused"])
+def test_while_redis_is_away_features_are_missing_within_the_deadline_and_it_heals_by_itself(
+    store: Store, tmp_path: Path, own_redis: Any, outage: str
+) -> None:
+    # given a model that can do without the price and not without the units, and one that can do without both
+    view = built_sales(tmp_path, own_redis.url())
+    inputs = tuple(Field(name=name, type="double") for name in ("sales.price", "sales.units"))
+    locks = features.lock({"sales": view}, ["sales.*"])
+    store.promote(store.publish(5.0, inputs=inputs, features=locks, entity=("item_id",)))
+    rows = [{"item_id": "x"}, {"item_id": "x", "sales.units": 3}]
+    address = own_redis.url()
+    with store.server(online_url=address, online_timeout_ms=400) as server, httpx.Client(timeout=10) as client:
+        url = f"http://127.0.0.1:{server.ports.http}"
+
+        def asked() -> list[Any]:
+            answer = client.post(f"{url}/predict/demand", json=rows)
+            assert answer.status_code == 200
+            return [(row["source"], row["reason"], row["missing"]) for row in answer.json()["predictions"]]
+
+        well = [("champion", "ok", []), ("champion", "ok", [])]
+        ill = [
+            ("fallback:zero", "features", ["sales.price", "sales.units"]),
+            ("champion", "ok", ["sales.price"]),
+        ]
+        assert asked() == well
+        # when the store goes
+        if outage == "killed":
+            own_redis.kill()
+        else:
+            own_redis.pause()
+        started = time.monotonic()
+        for _ in range(20):
+            assert asked() == ill
+        # then nobody waits for it but the first, and it is counted
+        assert time.monotonic() - started < 4  # twenty timeouts would be eight seconds
+        counted = client.get(f"{url}/metrics").text
+        assert 'towpath_online_reads_failed_total{model="demand"} 20.0' in counted
+        assert client.get(f"{url}/v2/health/ready").status_code == 200
+        # and when it is back, the server finds it without being told
+        if outage == "killed":
+            own_redis.start()
+            built_sales(tmp_path, own_redis.url())
+        else:
+            own_redis.go_on()
+        eventually(lambda: asked() == well, 5)
 
 
 def test_an_onnx_file_answers_rows_and_one_tensor_under_any_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from towpath.errors import TowpathError
 from towpath.settings import masked
+from towpath.stores.online import Inspected
 
 if TYPE_CHECKING:
     from towpath.platform.opened import Platform
@@ -29,9 +30,13 @@ _FRAMEWORKS = {
     "polars": "polars",
     "psycopg": "postgres",
     "adbc-driver-postgresql": "postgres",
+    "redis": "redis",
+    "hiredis": "redis",
 }
 """Distribution → the extra that brings it."""
 _LOW_DISK_GIB = 1.0
+_TRIP_SHARE = 0.25
+"""Of the deadline of a read that the way there and back may take."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +62,7 @@ def findings(platform: "Platform") -> list[Finding]:
     looks: list[tuple[str, Callable[[], str]]] = [
         ("project", lambda: _project(platform)),
         ("objects", lambda: _objects(platform)),
-        ("online", lambda: f"{masked(stores.online)}: {len(platform.online.tables())} tables"),
+        ("online", lambda: _online(platform)),
         (
             "catalog",
             lambda: f"{masked(stores.catalog)}: {platform.catalog.read('select count(*) as n from runs')[0]['n']} runs",
@@ -69,7 +74,7 @@ def findings(platform: "Platform") -> list[Finding]:
         ("grpc port", lambda: _port(platform.settings.serving.host, platform.settings.serving.grpc_port)),
         ("system", _system),
     ]
-    return [_looked(what, look) for what, look in looks] + _frameworks()
+    return [_looked(what, look) for what, look in looks] + _second_machine(platform) + _frameworks()
 
 
 def _looked(what: str, look: Callable[[], str]) -> Finding:
@@ -93,6 +98,41 @@ def _objects(platform: "Platform") -> str:
 def _warehouse(platform: "Platform") -> str:
     tables = platform.warehouse.tables()  # asks the engine, which then knows its version
     return f"{platform.warehouse}: {len(tables)} tables"
+
+
+def _online(platform: "Platform") -> str:
+    """Whether it answers in the time that serving gives it, and keeps what it is given."""
+    store, tables = platform.online, len(platform.online.tables())
+    if not isinstance(store, Inspected):
+        return f"{masked(platform.settings.stores.online)}: {tables} tables"
+    health = store.health()
+    faults = list(health.faults)
+    trip_ms, timeout_ms = health.round_trip_ms, platform.settings.stores.online_timeout_ms
+    if trip_ms is not None and trip_ms > timeout_ms * _TRIP_SHARE:
+        faults.append(
+            (
+                f"a round trip takes {trip_ms:.1f} ms of the {timeout_ms} that a read may take",
+                "move it nearer, or raise stores.online_timeout_ms",
+            )
+        )
+    if faults:
+        raise TowpathError(
+            f"{health.detail}: {'; '.join(fault for fault, _ in faults)}.", mend="; ".join(mend for _, mend in faults)
+        )
+    trip = "" if trip_ms is None else f", {trip_ms:.2f} ms away"
+    return f"{health.detail}, {tables} tables{trip}"
+
+
+def _second_machine(platform: "Platform") -> list[Finding]:
+    """Versions in a bucket can be served anywhere, features in a file of this machine only here."""
+    stores = platform.settings.stores
+    if "://" not in stores.objects or stores.objects.startswith("file://") or not stores.online.startswith("lmdb"):
+        return []
+    what = (
+        "the objects lie in a bucket, the online features in a file of this machine: a second machine would find none"
+    )
+    mend = 'stores.online = "redis://…", then tow features build'
+    return [Finding(what="second machine", state="missing", detail=what, mend=mend)]
 
 
 def _keys(platform: "Platform") -> str:

@@ -51,6 +51,12 @@ class Meter:
             ("model", "view", "why"),
             registry=self.registry,
         )
+        self._without_features: Counter = Counter(
+            "towpath_online_reads_failed",
+            "Reads that found the online store away or slow, so that all looked-up features were missing.",
+            ("model",),
+            registry=self.registry,
+        )
         self._dropped = Gauge(
             "towpath_journal_dropped",
             "Journal records dropped.",
@@ -92,6 +98,10 @@ class Meter:
     def on_demand_missing(self, model: str, view: str, why: str, rows: int) -> None:
         """Count rows that an on-demand function gave nothing for."""
         self._on_demand.labels(model, view, why).inc(rows)
+
+    def without_features(self, model: str) -> None:
+        """Count a read that the online store did not answer."""
+        self._without_features.labels(model).inc()
 
     def state(self, *, dropped: int, abandoned: int) -> None:
         """Note what is counted elsewhere."""

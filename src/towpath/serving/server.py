@@ -35,6 +35,7 @@ def store_server(
     *,
     objects_url: str,
     online_url: str,
+    online_timeout_ms: int = 20,
     keys: Path,
     folder: Path,
     state: Path | None = None,
@@ -49,6 +50,7 @@ def store_server(
         settings: Host, ports, workers, limits.
         objects_url: The fleet's object store.
         online_url: The online store.
+        online_timeout_ms: When a read of it is given up, and features count as missing.
         keys: Folder of the public keys that are trusted.
         folder: What relative URLs and ``settings.journal`` are relative to.
         state: Folder for caches of this host; ``.towpath/serving`` of `folder` unless given.
@@ -81,6 +83,7 @@ def store_server(
         journal=journal,
         objects_url=objects_url,
         online_url=online_url,
+        online_timeout_ms=online_timeout_ms,
         keys=keys,
         cache=state / "versions",
         folder=folder,
@@ -100,6 +103,7 @@ def serve_store(
     *,
     objects_url: str,
     online_url: str,
+    online_timeout_ms: int = 20,
     keys: Path,
     folder: Path,
     state: Path | None = None,
@@ -120,6 +124,7 @@ def serve_store(
         settings,
         objects_url=objects_url,
         online_url=online_url,
+        online_timeout_ms=online_timeout_ms,
         keys=keys,
         folder=folder,
         state=state,

@@ -62,6 +62,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the workers' own files."""
     objects_url: str = ""
     online_url: str = ""
+    online_timeout_ms: int = 20
+    """When a read of it is given up."""
     keys: Path = Path()
     """Folder of the public keys that are trusted."""
     cache: Path = Path()
@@ -230,14 +232,23 @@ class Worker:
     def _reader(self, manifest: Manifest) -> "Reader":
         from towpath.features import OnlineReader
 
-        return OnlineReader(self._opened(), manifest.features, manifest.project)
+        return OnlineReader(
+            self._opened(),
+            manifest.features,
+            manifest.project,
+            away=lambda _: self._meter.without_features(manifest.model),
+        )
 
     def _opened(self) -> "OnlineStore":
         """The online store, opened when it is first needed."""
         from towpath.stores.online import open_online
+        from towpath.stores.online.guarded import GuardedOnlineStore
 
         if self._online is None:
-            self._online = open_online(self._config.online_url, self._config.folder)
+            timeout_ms = self._config.online_timeout_ms
+            self._online = GuardedOnlineStore(
+                open_online(self._config.online_url, self._config.folder, timeout_ms=timeout_ms)
+            )
         return self._online
 
     def _poll(self) -> None:

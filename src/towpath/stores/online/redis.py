@@ -215,7 +215,7 @@ class RedisOnlineStore:
             ) from error
         except (RedisError, OSError) as error:
             raise UnavailableError(
-                f"The online store cannot be used: {error}.", self._url, "is the server up? tow doctor"
+                f"The online store cannot be used: {str(error).rstrip('.')}.", self._url, "is the server up? tow doctor"
             ) from error
 
 
