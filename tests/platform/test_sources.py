@@ -187,3 +187,16 @@ def test_who_reads_a_feature_is_said_with_versions_and_the_champion(played: Path
         assert {reader for one in view.features for reader in one.used_by} == {"demand@1 (champion)"}
         assert "demand@1 (champion)" in repr(view)
         assert "<table>" in view._repr_html_()
+
+
+def test_an_ill_source_is_an_incident_of_its_owner_until_it_is_well(platform: Platform) -> None:
+    with _declare(platform, DECLARED) as declared:
+        assert [row.status for row in declared.watch.check() if row.monitor == "sources/shop.sales"] == ["ok"]
+        later = declared.at("2026-03-04")
+        (row,) = [row for row in later.watch.check() if row.monitor == "sources/shop.sales"]
+        assert (row.status, row.segments) == ("failing", ("late",))
+        (one,) = later.watch.incidents(only_open=True)
+        assert (one.monitor, one.segment, one.owner, one.model) == ("sources/shop.sales", "late", "till team", "")
+        assert "sources/shop.sales" not in {row.monitor for row in later.watch.check("demand")}
+        declared.watch.check()
+        assert declared.watch.incidents(only_open=True) == ()

@@ -1,11 +1,15 @@
 """``tow check``: every fault of the project at once."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from towpath.cli.options import json_option, project_folder
 from towpath.cli.show import as_json_asked, show
+
+if TYPE_CHECKING:
+    from towpath.project import Problem
 
 
 @click.command("check")
@@ -24,6 +28,8 @@ def command(folder: Path | None, schema_wanted: bool) -> None:
         return
     folder = project_folder(folder)
     found = problems(folder)
+    if all(problem.warning for problem in found):
+        found = sorted([*found, *_late_views(folder)])
     faults = [problem for problem in found if not problem.warning]
     if as_json_asked():
         show(found)
@@ -32,6 +38,15 @@ def command(folder: Path | None, schema_wanted: bool) -> None:
             click.echo(str(problem))
         click.echo(f"{_counted(len(faults), 'problem')}{_warned(len(found) - len(faults))} in {folder}.")
     raise click.exceptions.Exit(2 if faults else 0)
+
+
+def _late_views(folder: Path) -> "list[Problem]":
+    """What builds remembered of landing, held against the hours of prediction."""
+    from towpath.platform import Platform
+    from towpath.platform.in_time import late_views
+
+    with Platform.open(folder) as platform:
+        return late_views(platform)
 
 
 def _counted(count: int, what: str) -> str:

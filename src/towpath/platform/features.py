@@ -224,16 +224,17 @@ class Features:
         for name in names:
             with self._platform.sources.named(name):
                 described = self.view(name)
+            landing = remembered.LandingSeen()
             built[name] = features.build(
                 described,
-                self._platform.warehouse,
+                remembered.overheard(self._platform.warehouse, landing),
                 self._platform.online,
                 as_of=until or self._platform.now(),
                 since=since,
                 clock=self._platform.clock,
                 progress=(lambda rows, name=name: progress(name, rows)) if progress else None,
             )
-            remembered.build_seen(self._platform, described, built[name])
+            remembered.build_seen(self._platform, described, built[name], landing)
             if described.header.publish:
                 self._publish(described)
         return built

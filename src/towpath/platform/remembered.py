@@ -1,7 +1,8 @@
 """What a build saw and the next one wants to know: the columns of its sources, and when the rows of a view landed."""
 
 import contextlib
-from collections.abc import Sequence
+import copy
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,8 +18,19 @@ if TYPE_CHECKING:
     from towpath.features import Built, View
     from towpath.platform.opened import Platform
     from towpath.stores.objects import Objects
+    from towpath.warehouse import Facts, Warehouse
 
-__all__ = ["LandingDay", "LandingSeen", "SeenColumn", "SeenSource", "SeenView", "build_seen", "recall", "remember"]
+__all__ = [
+    "LandingDay",
+    "LandingSeen",
+    "SeenColumn",
+    "SeenSource",
+    "SeenView",
+    "build_seen",
+    "overheard",
+    "recall",
+    "remember",
+]
 
 SCHEMA = 1
 _DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
@@ -97,9 +109,11 @@ class LandingSeen:
 
     def add(self, batch: "pa.RecordBatch") -> None:
         """Take note of a batch with ``event`` and ``landed`` in microseconds; those that landed lately count."""
+        if batch.num_rows == 0:
+            return
         landed = batch.column("landed").to_numpy(zero_copy_only=False).astype(np.int64)
         event = batch.column("event").to_numpy(zero_copy_only=False).astype(np.int64)
-        newest = max([int(landed.max()), *(int(each.max()) for each in self._landed)]) if len(landed) else 0
+        newest = max([int(landed.max()), *(int(each.max()) for each in self._landed if len(each))])
         late = landed > newest - _MOST_DAYS * _DAY_US
         self._event.append(event[late])
         self._landed.append(landed[late])
@@ -124,6 +138,27 @@ class LandingSeen:
                 )
             )
         return tuple(found)
+
+
+def overheard(warehouse: "Warehouse", seen: LandingSeen) -> "Warehouse":
+    """The same warehouse, whose newest rows `seen` hears of on their way into a build."""
+    import pyarrow as pa
+
+    @contextlib.contextmanager
+    def newest(facts: "Facts", parameters: Mapping[str, object]) -> "Generator[pa.RecordBatchReader]":
+        with warehouse.newest(facts, parameters) as reader:
+            yield pa.RecordBatchReader.from_batches(reader.schema, _heard(reader, seen))
+
+    # A copy and no wrapper: what else an engine can do, and is asked for by its type, it can still do.
+    copied = copy.copy(warehouse)
+    copied.newest = newest  # pyright: ignore[reportAttributeAccessIssue] - of this one object
+    return copied
+
+
+def _heard(reader: "pa.RecordBatchReader", seen: LandingSeen) -> "Generator[pa.RecordBatch]":
+    for batch in reader:
+        seen.add(batch)
+        yield batch
 
 
 def _merged(before: Sequence[LandingDay], now: Sequence[LandingDay]) -> tuple[LandingDay, ...]:
@@ -154,7 +189,9 @@ def build_seen(platform: "Platform", view: "View", built: "Built", landing: Land
                 rows=built.rows,
                 entities=built.entities,
                 newest_event_time=max(newest, default=None),
-                landed=_merged(before.landed if before else (), landing.days() if landing else ()),
+                landed=_merged(
+                    before.landed if before else (), landing.days() if landing and view.header.created_time else ()
+                ),
             ),
         )
         platform.sources.remember(view.name)

@@ -1,5 +1,7 @@
 """Sources of a project: whether the tables that it reads are well, and what hangs on one that is not."""
 
+import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from towpath.types import duration, duration_text
 
 if TYPE_CHECKING:
     from towpath.features.lineage import Lineage
+    from towpath.monitors import Checked
     from towpath.platform.opened import Platform
 
 __all__ = ["Illness", "SourceRow", "Sources"]
@@ -140,6 +143,44 @@ class Sources:
         project = self._platform.project
         wanted = self.tables() if views is None else sorted({t for v in views for t in project.views[v].query.tables})
         return tuple(illness for table in wanted for illness in self._look(table, count=count)[0])
+
+    def checked(self) -> "tuple[Checked, ...]":
+        """The declared sources as monitors: one for each table, with a segment for each kind of illness.
+
+        Raises:
+            UnavailableError: The object store does not answer.
+        """
+        from towpath.monitors import Checked, Monitor
+        from towpath.project.declarations import MonitorHeader
+
+        found: list[Checked] = []
+        for table, declared in self._platform.project.sources.items():
+            begun = time.perf_counter()
+            ill = self._look(table)[0]
+            header = MonitorHeader(
+                description=f"Is the table {table} fresh, whole and as expected?",
+                mend=f"tow sources; ask {declared.owner or 'who fills the table'}",
+                owner=declared.owner,
+            )
+            monitor = Monitor(
+                name=f"sources/{table}",
+                query=_select("*", table),
+                header=header,
+                project=self._platform.settings.project.name,
+                owner=declared.owner,
+            )
+            found.append(
+                Checked(
+                    monitor=monitor,
+                    at=self._platform.now(),
+                    status="failing" if ill else "ok",
+                    failing_rows=len(ill),
+                    segments=dict(Counter(one.kind for one in ill)),
+                    rows=tuple({"segment": one.kind, **msgspec.to_builtins(one)} for one in ill),
+                    duration_ms=(time.perf_counter() - begun) * 1_000,
+                )
+            )
+        return tuple(found)
 
     def remember(self, view: str) -> None:
         """Keep what the sources of a view look like, after it was built from them."""

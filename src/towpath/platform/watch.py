@@ -117,6 +117,8 @@ class Watch:
     def check(self, model: str | None = None) -> tuple[CheckRow, ...]:
         """Ask every monitor of the project once, write down what was found, and send what is due.
 
+        The tables that ``sources.toml`` names are asked too, where it is not one model that is asked about.
+
         Args:
             model: Only this one's monitors.
 
@@ -136,6 +138,7 @@ class Watch:
             reach = max((duration(one.header.window) for one in asked), default=timedelta())
             monitors.register(engine, watched, since=platform.now() - reach)
             checked = monitors.check(engine, asked, as_of=platform.now(), ask=platform.warehouse.read)
+            checked += platform.sources.checked() if model is None else ()
         finally:
             engine.close()
         addresses = [secret(url, platform.folder, platform.variables) for url in platform.settings.alerts.urls]
