@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from towpath.platform.opened import Platform
     from towpath.project import ModelFolder
 
-__all__ = ["Batch", "late_views"]
+__all__ = ["Batch", "late_views", "observed"]
 
 _MONDAY, _DAYS = datetime(2024, 1, 1, tzinfo=UTC), 14
 _BATCH_MINUTES = 360
@@ -60,6 +60,9 @@ def late_views(platform: "Platform") -> list[Problem]:
 
 def observed(days: Sequence[LandingDay]) -> Batch | None:
     """The batch that landing days show; None where rows land all day long, or nothing was seen.
+
+    Args:
+        days: What builds remembered; of ten days the latest is left out.
 
     Example:
         >>> day = LandingDay(day="2026-03-01", first_minute=352, last_minute=370, delay_minutes=365, rows=1000)
