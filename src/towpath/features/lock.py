@@ -71,5 +71,5 @@ class OnDemandLock(msgspec.Struct, frozen=True, kw_only=True):
     """In the function's own order."""
     columns: tuple[FeatureColumn, ...]
     """Everything that it gives; what the model reads of it stands in the signature."""
-    budget_ms: int = 20
+    budget_ms: int = 50
     """How long one call may take in serving."""

@@ -5,6 +5,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -81,22 +82,25 @@ class OnDemand:
         """The columns that it is called with, in its own order."""
         self.outputs = tuple(f"{lock.view}.{column.name}" for column in lock.columns)
         self._readers = tuple((_place(one), _READERS[_kind(one.type)]) for one in lock.inputs)
+        self._plain = all(reader is _number_in for _, reader in self._readers)
         self._names = [column.name for column in lock.columns]
         self._kinds = [_GIVES["timestamp" if c.type.startswith("timestamp") else c.type] for c in lock.columns]
         self._numbers = set(self._kinds) == {"n"}
+        self._defaults = {
+            name: column.default
+            for name, column in zip(self.outputs, lock.columns, strict=True)
+            if column.missing == "default" and column.default is not None
+        }
         self._noted: set[str] = set()
 
     def arguments(self, columns: Columns) -> list[NDArray[Any]]:
         """What the function is called with: numbers and truth values as float64, times as ``datetime64[us]``, text as objects.
 
-        They are read-only views: what other features and the model read too cannot be changed by accident.
+        They are copies, so that a function which writes into them changes nothing that others read too.
         """
-        given: list[NDArray[Any]] = []
-        for place, reader in self._readers:
-            shown = reader(columns[place]).view()
-            shown.flags.writeable = False
-            given.append(shown)
-        return given
+        if self._plain:  # all at once: ten columns one by one took twice as long
+            return list(np.array([columns[place] for place in self.reads], dtype=np.float64))
+        return [reader(columns[place]).copy() for place, reader in self._readers]
 
     def call(self, columns: Columns, n: int) -> list[NDArray[Any]]:
         """Call the function once for n rows; what it raises is raised, what it gives is checked.
@@ -140,14 +144,19 @@ class OnDemand:
 
     def filled(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         """A column with the declared default where a value is missing."""
-        column = self.lock.columns[self.outputs.index(name)]
-        if column.missing != "default" or column.default is None:
+        default = self._defaults.get(name)
+        if default is None:
             return values
         gap = gaps(values)
         if gap.any():
             values = values.copy()
-            values[gap] = column.default
+            values[gap] = default
         return values
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether any of its features has one."""
+        return bool(self._defaults)
 
     def _note(self, key: str, message: str, rows: int, error: BaseException) -> None:
         """Once for each kind of fault: a feature that fails on every request must not fill the disk."""
@@ -173,16 +182,17 @@ class OnDemand:
             found = [raw[name] for name in names]
         except KeyError:
             raise self._not_declared(raw) from None
+        shape_wanted = (n,)
         for name, values in zip(names, found, strict=True):
-            if not isinstance(values, np.ndarray) or values.shape != (n,):
+            if not isinstance(values, np.ndarray) or values.shape != shape_wanted:
                 shape = (
                     list(values.shape) if isinstance(values, np.ndarray) else f"no array but {type(values).__name__}"
                 )
                 raise self._wrong(f"'{name}' has the shape {shape} for {n} rows", f"one value a row, shape ({n},)")
         if self._numbers:
             block = self._block(found)
-            # A sum is finite only where all of its parts are.
-            if not np.isfinite(block.sum()):
+            # A sum of squares is finite only where all numbers are; it takes a third of `np.isfinite(block).all()`.
+            if not isfinite(np.vdot(block, block)):
                 block[~np.isfinite(block)] = np.nan
             return list(block)
         return [self._form(name, values, kind) for name, values, kind in zip(names, found, self._kinds, strict=True)]
@@ -190,7 +200,7 @@ class OnDemand:
     def _block(self, found: list[NDArray[Any]]) -> NDArray[np.float64]:
         """All numbers as one array: ten columns one by one took three times as long."""
         for values in found:
-            if values.dtype.char != "d" and values.dtype.kind not in "fiub":
+            if values.dtype.kind not in "fiub":
                 return np.stack([self._form(name, each, "n") for name, each in zip(self._names, found, strict=True)])
         return np.array(found, dtype=np.float64)
 
@@ -231,7 +241,7 @@ def compute(functions: Sequence[OnDemand], columns: Columns, n: int, into: Compu
         if fault is not None:
             made.faults.append(fault)
         made.columns.update(found)
-        known.update({name: one.filled(name, column) for name, column in found.items()})
+        known.update({name: one.filled(name, column) for name, column in found.items()} if one.has_defaults else found)
     return made
 
 

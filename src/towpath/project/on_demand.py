@@ -59,7 +59,7 @@ class OnDemandHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """The arguments of the function, by name."""
     outputs: Annotated[dict[str, OnDemandOutput], Meta(min_length=1)]
     """The features; the function returns a dict with exactly these names."""
-    budget_ms: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    budget_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50
     """How long one call may take in serving; then its features are missing. It never takes more than half of what is left
     of the model's own time."""
     owner: str = ""
