@@ -4,6 +4,7 @@ import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -183,6 +184,12 @@ class OnDemand:
         except KeyError:
             raise self._not_declared(raw) from None
         shape_wanted = (n,)
+        if self._numbers and all(type(values) is np.ndarray for values in found):
+            # One look at all of them; only where that fails each is looked at alone, to say which.
+            with suppress(ValueError):
+                block = np.array(found)
+                if block.dtype.char == "d" and block.shape == (len(names), n):
+                    return self._finite_rows(block)
         for name, values in zip(names, found, strict=True):
             if not isinstance(values, np.ndarray) or values.shape != shape_wanted:
                 shape = (
@@ -190,12 +197,14 @@ class OnDemand:
                 )
                 raise self._wrong(f"'{name}' has the shape {shape} for {n} rows", f"one value a row, shape ({n},)")
         if self._numbers:
-            block = self._block(found)
-            # A sum of squares is finite only where all numbers are; it takes a third of `np.isfinite(block).all()`.
-            if not isfinite(np.vdot(block, block)):
-                block[~np.isfinite(block)] = np.nan
-            return list(block)
+            return self._finite_rows(self._block(found))
         return [self._form(name, values, kind) for name, values, kind in zip(names, found, self._kinds, strict=True)]
+
+    def _finite_rows(self, block: NDArray[np.float64]) -> list[NDArray[Any]]:
+        # A sum of squares is finite only where all numbers are; it takes a third of `np.isfinite(block).all()`.
+        if not isfinite(np.vdot(block, block)):
+            block[~np.isfinite(block)] = np.nan
+        return list(block)
 
     def _block(self, found: list[NDArray[Any]]) -> NDArray[np.float64]:
         """All numbers as one array: ten columns one by one took three times as long."""
