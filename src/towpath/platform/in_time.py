@@ -1,12 +1,12 @@
 """In time: whether the rows of a view are there at the hour at which a model predicts; reads what builds remembered."""
 
+import statistics
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from towpath.errors import TowpathError
 from towpath.platform.remembered import LandingDay, SeenView, recall
@@ -72,8 +72,8 @@ def observed(days: Sequence[LandingDay]) -> Batch | None:
     batches = [day for day in days if day.last_minute - day.first_minute <= _BATCH_MINUTES]
     if not batches or len(batches) * 2 < len(days):
         return None
-    landed = int(np.quantile([day.last_minute for day in batches], 0.9, method="lower"))
-    delay = int(np.median([day.delay_minutes for day in batches]))
+    landed = sorted(day.last_minute for day in batches)[int(0.9 * (len(batches) - 1))]
+    delay = int(statistics.median(day.delay_minutes for day in batches))
     said = f"as builds saw on {len(batches)} day{'s' if len(batches) > 1 else ''}"
     return Batch(closed=timedelta(minutes=landed - delay), landed=timedelta(minutes=landed), said=said)
 

@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import numpy as np
 
 from towpath.errors import FormatError, UnavailableError, UnknownError
 from towpath.registry.stored import decode, encode
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from towpath.features import Built, View
     from towpath.platform.opened import Platform
@@ -104,11 +105,13 @@ class LandingSeen:
     """
 
     def __init__(self) -> None:
-        self._event: list[np.ndarray] = []
-        self._landed: list[np.ndarray] = []
+        self._event: list[NDArray[np.int64]] = []
+        self._landed: list[NDArray[np.int64]] = []
 
     def add(self, batch: "pa.RecordBatch") -> None:
         """Take note of a batch with ``event`` and ``landed`` in microseconds; those that landed lately count."""
+        import numpy as np
+
         if batch.num_rows == 0:
             return
         landed = batch.column("landed").to_numpy(zero_copy_only=False).astype(np.int64)
@@ -120,6 +123,8 @@ class LandingSeen:
 
     def days(self) -> tuple[LandingDay, ...]:
         """One summary for each day on which rows landed."""
+        import numpy as np
+
         if not self._landed:
             return ()
         landed, event = np.concatenate(self._landed), np.concatenate(self._event)
