@@ -122,3 +122,36 @@ def test_what_goes_in_comes_out(
 
 def _with_none(column: list[object]) -> list[object]:
     return [None if isinstance(value, float) and np.isnan(value) else value for value in column]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(-20, 20), st.integers(-20, 20), st.none() | st.floats(-9, 9), st.none() | st.floats(-9, 9), st.booleans()
+        ),
+        max_size=5,
+    ),
+    ttl_us=st.none() | st.integers(0, 30),
+    number=st.integers(1, 300),
+)  # fmt: skip
+def test_a_few_rows_of_numbers_are_what_they_are_among_many(
+    rows: list[tuple[int, int, float | None, float | None, bool]], ttl_us: int | None, number: int
+) -> None:
+    # given rows old and young, with gaps or none, some of them away
+    columns = (("a", "double"), ("b", "float"))
+    schema = RowSchema(number=number, keys=("int64",), columns=columns)
+    event, landed, a, b, away = (list(column) for column in zip(*rows, strict=True)) if rows else ([] for _ in range(5))
+    types = {"event": pa.int64(), "landed": pa.int64(), "a": pa.float64(), "b": pa.float32()}
+    made = {name: pa.array(given, types[name]) for name, given in zip(types, (event, landed, a, b), strict=True)}
+    stored = encode(pa.RecordBatch.from_pydict(made), schema)
+    values = [None if gone else value for value, gone in zip(stored, away, strict=True)]
+    # when they are read alone, and with so many others that the other way is taken
+    alone = decode(values, schema, ["a", "b"], now_us=10, ttl_us=ttl_us)
+    among = decode([*values, *[None] * 40], schema, ["a", "b"], now_us=10, ttl_us=ttl_us)
+    # then they are the same
+    n = len(values)
+    assert alone.event_us.tolist() == among.event_us[:n].tolist()
+    nothing = np.zeros(n, dtype=bool)
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(alone.columns[name], among.columns[name][:n])
+        np.testing.assert_array_equal(alone.gaps.get(name, nothing), among.gaps[name][:n])

@@ -13,6 +13,7 @@ tail                  UTF-8 text; of lists and structs their JSON
 A schema is a row too: table ``schemas``, key ``<table>#<number>``, 16 zero bytes and JSON.
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ NEVER_US = int(np.iinfo(np.int64).min)
 
 _SIGN = np.uint64(1 << 63)
 _HEAD_BYTES = 18
+_HEAD = struct.Struct(">QQBB")
+_TURNED = 1 << 63
+_FEW = 16
 _EMPTY = np.empty(0)
 _JSON = msgspec.json.Encoder()
 _KINDS = {"double": "f", "float": "f", "halffloat": "f", "bool": "b", "string": "s", "large_string": "s"}
@@ -57,6 +61,11 @@ class RowSchema(msgspec.Struct, frozen=True, dict=True, kw_only=True):
     def kind_of(self) -> dict[str, str]:
         """Column → its letter of `kinds`."""
         return {name: _kind(kind) for name, kind in self.columns}
+
+    @cached_property
+    def plain(self) -> list[str] | None:
+        """Names of the columns where all of them are floats; `decode` then has a short way."""
+        return [name for name, _ in self.columns] if set(self.kinds) <= {"f"} else None
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -158,6 +167,12 @@ def decode(
         FormatError: A row is shorter than the schema says, or of another schema.
     """
     n, size = len(values), schema.fixed_bytes
+    if n <= _FEW and names == schema.plain:
+        short = _few_plain(
+            values, schema, names, now_us=now_us, oldest_us=NEVER_US if ttl_us is None else now_us - ttl_us
+        )
+        if short is not None:
+            return short
     there = [value for value in values if value is not None]
     block = np.frombuffer(b"".join([value[:size] for value in there]), dtype=np.uint8)
     if block.size != len(there) * size:
@@ -177,6 +192,31 @@ def decode(
     event_us[at] = times[:, 0]
     columns, gaps = _columns(block, there, schema, names, at=at, n=n)
     return Decoded(columns, event_us, gaps)
+
+
+def _few_plain(
+    values: Sequence[bytes | None], schema: RowSchema, names: Sequence[str], *, now_us: int, oldest_us: int
+) -> Decoded | None:
+    """A few rows of floats that are all there, all count and have no gap; none where it is otherwise.
+
+    The calls of numpy, and not the rows, are what a read of one key costs: this makes a third of them.
+    """
+    low, high, size = schema.number & 0xFF, schema.number >> 8, schema.fixed_bytes
+    events: list[int] = []
+    for value in values:
+        if value is None or len(value) != size:
+            return None
+        event, landed, first, second = _HEAD.unpack_from(value)
+        event -= _TURNED
+        if not oldest_us <= event <= now_us or landed - _TURNED > now_us or first != low or second != high:
+            return None
+        events.append(event)
+    start = _HEAD_BYTES + schema.bitmap_bytes
+    block = np.frombuffer(b"".join([value[start:] for value in values if value is not None]), "<f8")
+    if not events or np.isnan(block).any():
+        return None
+    columns = block.reshape(len(events), -1).T.copy()
+    return Decoded(dict(zip(names, columns, strict=True)), np.array(events), {})
 
 
 def _columns(

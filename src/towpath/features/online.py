@@ -75,6 +75,9 @@ class OnlineReader:
         for view, values in zip(self._views, self._values(key_columns, n), strict=True):
             found = view.decoded(values, now_us)
             event_us[view.called] = found.event_us
+            if not found.gaps:
+                columns.update(zip(view.names, found.columns.values(), strict=True))
+                continue
             for feature, name in zip(view.columns, view.names, strict=True):
                 column, gap = found.columns[feature.name], found.gaps.get(feature.name)
                 if gap is not None:

@@ -298,11 +298,14 @@ class Features:
             keys: Key column → one value a row.
             inputs: Column of the request → one value a row, for on-demand features.
         """
-        asked = self.split(features)
-        if asked.files:
-            return on_demand.read(self._platform, asked, keys, inputs or {})
+        reader = self._readers.get(tuple(features))
+        if reader is None:
+            asked = self.split(features)
+            if asked.files:
+                return on_demand.read(self._platform, asked, keys, inputs or {})
+            reader = self._reader(features)
         count = len(next(iter(keys.values())))
-        return dict(self._reader(features).read(keys, count, micros(self._platform.now())).columns)
+        return dict(reader.read(keys, count, micros(self._platform.now())).columns)
 
     def push(self, view: str, rows: "Mapping[str, object] | Sequence[object] | pa.Table | Any") -> "PushAnswer":
         """Take rows in real time: they are on disk and online when this comes back, and in ``landing.<view>`` from then on.
