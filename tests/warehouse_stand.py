@@ -1,7 +1,9 @@
 """A warehouse of each engine with a way to put tables into it, for every room that reads one."""
 
 import itertools
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import pyarrow as pa
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 
 from towpath.settings import WarehouseSettings
 from towpath.warehouse import FileWarehouse, Warehouse, open_warehouse
+from towpath.warehouse.merged import Form, generated_newest_sql, generated_training_set_sql
 
 
 class Stand(Protocol):
@@ -47,6 +50,34 @@ class FileStand:
 
     def close(self) -> None:
         self.warehouse.close()
+
+
+class _Generated(FileWarehouse):
+    """DuckDB, asked in the form that is generated for engines that nobody runs here."""
+
+    form: Form = "carried"
+
+    def point_in_time(self, facts, spine, as_of, parameters=MappingProxyType({})):
+        self.prepare(facts.query)
+        self.engine.register("generated spine", spine)
+        sql = generated_training_set_sql(facts, "duckdb", spine='"generated spine"', as_of=as_of, form=self.form)
+        return self.engine.read(sql, parameters)
+
+    @contextmanager
+    def newest(self, facts, parameters=MappingProxyType({})):
+        self.prepare(facts.query)
+        with self.engine.stream(generated_newest_sql(facts, "duckdb"), parameters) as reader:
+            yield reader
+
+
+class GeneratedStand(FileStand):
+    """What it proves: the form, not the words of another engine."""
+
+    def __init__(self, folder: Path, form: Form) -> None:
+        super().__init__(folder)
+        self.warehouse.close()
+        self.warehouse = _Generated("duckdb://warehouse", WarehouseSettings(memory_mib=512, threads=1), folder, {})
+        self.warehouse.form = form
 
 
 class AdbcStand:

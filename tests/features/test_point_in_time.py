@@ -1,6 +1,6 @@
 """The eight rules, told once more as slowly as possible, and the join held against them on nasty cases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from towpath.project.declarations import FeatureHeader
 from towpath.project.folder import ViewFile
 from towpath.sql import Query, quoted
 from towpath.warehouse import AsOf
-from warehouse_stand import Stand
+from warehouse_stand import GeneratedStand, Stand
 
 START_US = 1_300_000_000_000_000
 TICK_US = 1_000  # a whole millisecond, so that every clock can say it
@@ -203,6 +203,27 @@ def plain(rows: list[Row], moments: list[Moment], ttl: int | None = None, as_of:
 @given(case=cases())
 def test_the_join_says_what_the_rules_say(case: Case, stand: Stand) -> None:
     check(case, stand)
+
+
+@pytest.fixture(scope="module", params=["asof", "carried"])
+def generated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """DuckDB, asked in the two forms that are generated for engines that nobody runs here."""
+    opened = GeneratedStand(tmp_path_factory.mktemp("generated"), request.param)
+    yield opened
+    opened.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(case=cases())
+def test_the_forms_for_engines_that_are_not_run_here_say_what_the_rules_say(case: Case, generated: Stand) -> None:
+    check(case, generated)
+
+
+@pytest.mark.nightly
+@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(case=cases())
+def test_the_forms_for_engines_that_are_not_run_here_hold_for_thousands_of_cases(case: Case, generated: Stand) -> None:
+    check(case, generated)
 
 
 @pytest.mark.nightly
