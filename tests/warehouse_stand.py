@@ -17,7 +17,10 @@ from towpath.warehouse.merged import Form, generated_newest_sql, generated_train
 class Stand(Protocol):
     """A warehouse and its loading ramp."""
 
-    warehouse: Warehouse
+    @property
+    def warehouse(self) -> Warehouse:
+        """What is asked."""
+        ...
 
     def land(self, table: pa.Table, name: str | None = None, *, by_pandas: bool = False) -> str:
         """Put a table there and give the name that SQL calls it by; a name given must be new."""
@@ -34,8 +37,7 @@ class FileStand:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "warehouse" / "marts"
         self.folder.mkdir(parents=True)
-        self.warehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
-        assert isinstance(self.warehouse, FileWarehouse)
+        self.warehouse: Warehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
         self._numbers = itertools.count()
 
     def land(self, table: pa.Table, name: str | None = None, *, by_pandas: bool = False) -> str:
@@ -76,8 +78,9 @@ class GeneratedStand(FileStand):
     def __init__(self, folder: Path, form: Form) -> None:
         super().__init__(folder)
         self.warehouse.close()
-        self.warehouse = _Generated("duckdb://warehouse", WarehouseSettings(memory_mib=512, threads=1), folder, {})
-        self.warehouse.form = form
+        generated = _Generated("duckdb://warehouse", WarehouseSettings(memory_mib=512, threads=1), folder, {})
+        generated.form = form
+        self.warehouse = generated
 
 
 class AdbcStand:

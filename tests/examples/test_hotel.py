@@ -21,7 +21,7 @@ from towpath.demo.files import write_project
 from towpath.platform import Platform
 from towpath.project import Project
 from towpath.stats.difference import ratio_difference
-from towpath.warehouse import FileWarehouse, open_warehouse
+from towpath.warehouse import Warehouse, open_warehouse
 
 FOLDER = Path(__file__).parents[2] / "examples" / "hotel"
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ def hotel() -> Project:
 
 
 @pytest.fixture(scope="module")
-def warehouse(hotel: Project, file: Path) -> FileWarehouse:
+def warehouse(hotel: Project, file: Path) -> Warehouse:
     return open_warehouse(hotel.settings.warehouse, FOLDER, {"TOWPATH_DATA": str(file.parents[1])})
 
 
@@ -75,7 +75,7 @@ def bookings(file: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def spine(hotel: Project, warehouse: FileWarehouse) -> pa.Table:
+def spine(hotel: Project, warehouse: Warehouse) -> pa.Table:
     """As of 2016-10-03."""
     return warehouse.read(hotel.models["cancellation"].training.query, {"as_of": AS_OF, "since": BEGINNING})
 
