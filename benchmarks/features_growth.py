@@ -67,7 +67,13 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams.update(
-        {"svg.hashsalt": "towpath", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+        {
+            "svg.hashsalt": "towpath",
+            "svg.fonttype": "none",
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
     )
     from matplotlib import pyplot as plt
 
