@@ -1,6 +1,7 @@
 """The whole circle through the real command line: from `tow init` to what the fleet page says, on one project."""
 
 import json
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -186,8 +187,12 @@ def test_a_batch_is_one_run_and_the_latest_of_two_wins(project: Path, tmp_path: 
     assert [line["source"] for line in lines] == ["champion"] * 24
     text = "select run_id, count(*) as n, count(distinct entity_key) as keys from predictions group by run_id"
     assert rows_of(project, text) == [{"run_id": second["run_id"], "n": 24, "keys": 24}]
-    tried = inside("try", "demand", '{"item_id": "item_07"}', "--json", "--project", project).json
+    # and online the answer is the same, at the moment that the batch was about
     (same,) = [line for line in lines if line["item_id"] == "item_07"]
+    then = ("--as-of", second["moment"], "--project", copied(project, tmp_path / "then"))
+    shutil.rmtree(tmp_path / "then" / ".towpath" / "online")
+    inside("features", "build", *then)
+    tried = inside("try", "demand", '{"item_id": "item_07"}', "--json", *then).json
     assert tried["prediction"] == pytest.approx(same["prediction"])
 
 

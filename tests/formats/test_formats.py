@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 import pytest
 
+from towpath.errors import FormatError
 from towpath.features import RefusedRow
 from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
 from towpath.journal.record import Beside, DayManifest, LandedRow, Outcome, OutcomeRow, Record, Rows, Run
@@ -54,6 +56,7 @@ from towpath.project.on_demand import OnDemandHeader, OnDemandInput, OnDemandOut
 from towpath.registry.claims import Claim, PublishedView
 from towpath.registry.log import Challenger, Event, Follows, Kill, LogEntry, TrafficState
 from towpath.registry.signing import Seal, Signer, Trusted
+from towpath.registry.stored import decode
 from towpath.registry.versions import VersionClaim
 from towpath.serving.answer import Answer, AnswerRow, WireError
 from towpath.serving.push import PushAnswer
@@ -541,6 +544,25 @@ def test_the_search_for_gaps_finds_a_field_deep_down() -> None:
 def test_a_field_of_a_later_release_is_ignored(name: str) -> None:
     newer = msgspec.json.encode({**decoded(name), "from_the_future": {"a": 1}})
     assert msgspec.json.decode(newer, type=type(STORED[name])) == STORED[name]
+
+
+def test_a_manifest_whose_declarations_have_keys_of_a_later_release_is_read() -> None:
+    def newer(value: Any, kind: Any) -> Any:
+        found = {type(value): value}
+        if isinstance(kind, msgspec.inspect.StructType) and dict in found:
+            types = {field.encode_name: field.type for field in kind.fields}
+            return {name: newer(one, types[name]) for name, one in value.items()} | {"from_the_future": [{"a": 1}]}
+        if isinstance(kind, msgspec.inspect.VarTupleType) and list in found:
+            return [newer(one, kind.item_type) for one in value]
+        return value
+
+    # given a manifest each of whose objects, however deep, has one more key
+    written = msgspec.json.encode(newer(decoded("manifest.json"), msgspec.inspect.type_info(Manifest)))
+    assert written.count(b"from_the_future") > 8
+    # then it is read as if they were not there, and what is wrong is still an error
+    assert decode(written, Manifest, "m") == STORED["manifest.json"]
+    with pytest.raises(FormatError, match="timeout_ms"):
+        decode(written.replace(b'"timeout_ms":', b'"timeout_ms":-'), Manifest, "m")
 
 
 def test_an_event_and_a_rule_of_a_later_release_are_read() -> None:

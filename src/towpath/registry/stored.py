@@ -2,9 +2,10 @@
 
 import hashlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from towpath.errors import ConflictError, FormatError
 from towpath.stores.objects import Objects
@@ -14,6 +15,8 @@ __all__ = ["decode", "digest_of", "digest_of_file", "encode", "put_once"]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _BLOCK_BYTES = 1 << 20
+_OBJECTS = (msgspec.inspect.StructType, msgspec.inspect.DictType)
+_LISTS = (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -28,13 +31,35 @@ def decode(data: bytes, kind: type[StructT], where: str) -> StructT:
         FormatError: It is no JSON, or a field that must be there is missing or of another type.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError:  # what people declare forbids unknown keys, and stands in manifests too
+            return msgspec.convert(_known(msgspec.json.decode(data), msgspec.inspect.type_info(kind)), kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FormatError(
             f"'{where}' is no {kind.__name__}: {error} (first of {len(data)} bytes: {data[:24]!r}).",
             where,
             "restore the object from a backup; nothing that Towpath wrote reads like this",
         ) from error
+
+
+def _known(raw: Any, kind: msgspec.inspect.Type) -> Any:
+    """Plain values without the keys that their structs do not have."""
+    match kind:
+        case msgspec.inspect.StructType(fields=fields) if isinstance(raw, dict):
+            types = {field.encode_name: field.type for field in fields}
+            return {name: _known(value, types[name]) for name, value in raw.items() if name in types}
+        case msgspec.inspect.DictType(value_type=inner) if isinstance(raw, dict):
+            return {name: _known(value, inner) for name, value in raw.items()}
+        case msgspec.inspect.ListType(item_type=inner) | msgspec.inspect.VarTupleType(item_type=inner) if isinstance(
+            raw, list
+        ):
+            return [_known(value, inner) for value in raw]
+        case msgspec.inspect.UnionType(types=types):
+            wanted = _OBJECTS if isinstance(raw, dict) else _LISTS if isinstance(raw, list) else ()
+            return next((_known(raw, one) for one in types if isinstance(one, wanted)), raw)
+        case _:
+            return raw
 
 
 def digest_of(data: bytes) -> str:
