@@ -165,11 +165,12 @@ def test_what_was_not_declared_is_refused_and_said(gives: Callable[..., Any], ki
 def test_every_declared_kind_may_come_back_with_gaps() -> None:
     def all_kinds(a: Any) -> dict[str, Any]:
         gone = np.isnan(a)
+        nothing: Any = None
         return {
             "d": a,
             "i": np.where(gone, np.nan, 2.0**53),
-            "b": np.where(gone, None, True),
-            "s": np.where(gone, None, "é"),
+            "b": np.where(gone, nothing, True),
+            "s": np.where(gone, nothing, "é"),
             "t": np.where(gone, np.datetime64("NaT"), np.datetime64("2026-01-01T00:00", "us")),
         }
 

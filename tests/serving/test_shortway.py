@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def answers(data: bytes) -> list[tuple[bytes, object]]:
         match = re.search(rb"content-length: (\d+)", head)
         assert match, head
         size = int(match[1])
-        body = json.loads(rest[:size])
+        body: Any = json.loads(rest[:size])
         if "predictions" in body:
             body = [row["prediction"] for row in body["predictions"]]
         if "parameters" in body:
