@@ -207,6 +207,12 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         }
         return tuple(sorted(found))
 
+    def with_tree(self, tree: "exp.Query") -> "Query":
+        """A query that was built around this one's parse tree; messages still name the file."""
+        made = msgspec.structs.replace(self)
+        vars(made)["tree"] = tree
+        return made
+
     def in_dialect(self, dialect: str) -> str:
         """The SELECT in an engine's own words, parameters in its own spelling; built from the parse tree.
 

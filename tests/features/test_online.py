@@ -133,7 +133,8 @@ def test_a_build_says_what_it_did_and_may_be_repeated(stand: Stand) -> None:
     )
     again = stand.build(view, START + timedelta(1))
     assert (built.rows, built.entities, built.newest_event_time, built.at) == (2, 2, at(5), START)
-    assert (again.rows, again.entities) == (2, 2)
+    assert (built.work, built.because) == ("everything", "it was never built")
+    assert again.entities == 2
     assert seen == [2]
 
 

@@ -20,6 +20,8 @@ import pytest
 
 from towpath.errors import FormatError
 from towpath.features import RefusedRow
+from towpath.features.builds import BuildState, Filling, Former
+from towpath.features.forms import Form
 from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
 from towpath.journal.record import Beside, DayManifest, LandedRow, Outcome, OutcomeRow, Record, Rows, Run
 from towpath.models.manifest import (
@@ -99,6 +101,7 @@ LOCK = FeatureLock(
     project="shop",
     view="prices",
     fingerprint="9f86d081884c7d65",
+    base="2c26b46b68ffc68f",
     entity=("item_id",),
     ttl_us=2_592_000_000_000,
     columns=(FeatureColumn(name="price", type="double", default=1.5, missing="default"),),
@@ -264,6 +267,32 @@ STORED: dict[str, msgspec.Struct] = {
     "manifest.json": MANIFEST,
     "log_entry.json": LOG_ENTRY,
     "verdict.json": VERDICT,
+    "feature_form.json": Form(
+        project="shop",
+        view="prices",
+        version=2,
+        number=3,
+        fingerprint="9f86d081884c7d65",
+        base="2c26b46b68ffc68f",
+        key_types=("string",),
+        columns=(("price", "double"),),
+        sql=LOCK.sql,
+        recorded_at=AT,
+        by="mira",
+    ),
+    "build_state.json": BuildState(
+        step=7,
+        table="shop.prices.2c26b46b68ffc68f~63f5a",
+        as_of=AT,
+        fingerprint="9f86d081884c7d65",
+        number=3,
+        snapshot="0123456789abcdef",
+        counted_until=AT,
+        counted_rows=12_345,
+        built_at=LATER,
+        beside=Filling(table="shop.prices.2c26b46b68ffc68f~63f5b", host="build-1", pid=4_711, seen_at=LATER),
+        former=(Former(table="shop.prices.2c26b46b68ffc68f~63f59", since=AT),),
+    ),
     "published_view.json": PublishedView(
         project="shop", team="fresh", view="prices", published_at=AT, by="mira", lock=LOCK
     ),

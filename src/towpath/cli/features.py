@@ -40,16 +40,61 @@ def command(ctx: click.Context, project: Path) -> None:
 @command.command("build")
 @click.argument("view", required=False)
 @as_of_option
-@click.option("--since", type=utc, default=None, metavar="TIME", help="Only event times at or after it.")
+@click.option("--since", type=utc, default=None, metavar="TIME", help="Only the event times at or after it.")
+@click.option(
+    "--until", type=utc, default=None, metavar="TIME", help="Only what was known by then; --as-of unless given."
+)
+@click.option("--full", is_flag=True, help="Everything anew, beside what is read; then swap.")
 @project_option
 @json_option
-def build(project: Path, view: str | None, as_of: datetime | None, since: datetime | None) -> None:
-    """Bring the online table of VIEW, or of all views, up to what was known at --as-of. Run it again after a crash."""
+def build(
+    project: Path,
+    view: str | None,
+    as_of: datetime | None,
+    since: datetime | None,
+    until: datetime | None,
+    full: bool,
+) -> None:
+    """Bring the online table of VIEW, or of all views, up to what was known at --as-of. Run it again after a crash.
+
+    Reads what became known since the last build where landing can be followed; tow features plan says so beforehand.
+    """
     from towpath.platform import Platform
 
-    with Platform.open(project).at(as_of) as platform, working("building features"):
-        built = platform.features.build(view, since=since)
+    with Platform.open(project).at(as_of) as platform, working("building features") as say:
+        built = platform.features.build(
+            view, since=since, until=until, full=full, progress=lambda name, rows: say(f"{name}: {rows:,} rows")
+        )
     show([{"view": name, **_facts(result)} for name, result in built.items()])
+
+
+@command.command("plan")
+@click.argument("view", required=False)
+@as_of_option
+@project_option
+@json_option
+def plan(project: Path, view: str | None, as_of: datetime | None) -> None:
+    """What a build would do, how views changed, and what that breaks for live models. Nothing runs.
+
+    Exits 1 if a live version of a model would lose what it reads.
+    """
+    from towpath.platform import Platform
+
+    with Platform.open(project).at(as_of) as platform, working("looking at features"):
+        rows = platform.features.plan(view)
+    show(rows, empty="No views yet: add features/<view>.sql")
+    raise SystemExit(1 if any(row.breaks for row in rows) else 0)
+
+
+@command.command("prune")
+@project_option
+@json_option
+def prune(project: Path) -> None:
+    """Drop the online tables that neither a file nor a live version of a model needs; tow features plan names them."""
+    from towpath.platform import Platform
+
+    with Platform.open(project) as platform:
+        show(platform.features.prune(), empty="Every online table is needed.")
 
 
 @command.command("get")
@@ -131,4 +176,6 @@ def _feature(one: "FeatureShown", all_of: "Sequence[FeatureShown]") -> dict[str,
 
 
 def _facts(built: object) -> dict[str, object]:
-    return {name: getattr(built, name) for name in ("rows", "entities", "seconds", "newest_event_time")}
+    return {
+        name: getattr(built, name) for name in ("rows", "entities", "seconds", "newest_event_time", "work", "because")
+    }

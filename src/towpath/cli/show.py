@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -76,17 +76,20 @@ def as_json_asked() -> bool:
 
 
 @contextmanager
-def working(what: str) -> Generator[None]:
+def working(what: str) -> Generator[Callable[[str], None]]:
     """Show on stderr that something goes on, where a person watches; a pipe or a log sees nothing.
 
     Args:
         what: In the words of the one who waits, such as ``training demand``.
+
+    Yields:
+        A function that says how far it is.
     """
     if not sys.stderr.isatty() or as_json_asked():
-        yield
+        yield lambda _: None
         return
-    with _console(sys.stderr).status(what):
-        yield
+    with _console(sys.stderr).status(what) as status:
+        yield lambda said: status.update(f"{what}: {said}")
 
 
 def _console(stream: TextIO) -> "Console":

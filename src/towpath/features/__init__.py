@@ -1,6 +1,9 @@
 """Feature views: what was known at the time for training, what is newest for serving, and both agree."""
 
 from towpath.features.build import Built, build
+from towpath.features.builds import rows_table, write_rows
+from towpath.features.due import Due, due, snapshot_digest
+from towpath.features.forms import Change, Form, change, placed, record, recorded, view_of_form
 from towpath.features.keys import entity_key, key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock, OnDemandInputLock, OnDemandLock
 from towpath.features.on_demand import Computed, OnDemand, Split, compute, lock_on_demand, split, with_computed
@@ -20,8 +23,11 @@ __all__ = [
     "OnDemand",
     "Computed",
     "Built",
+    "Change",
+    "Due",
     "FeatureColumn",
     "FeatureLock",
+    "Form",
     "OnlineReader",
     "OnlineRows",
     "PushedRow",
@@ -29,13 +35,22 @@ __all__ = [
     "RowForm",
     "View",
     "build",
+    "change",
     "describe",
+    "due",
     "entity_key",
     "features_by_view",
     "key_bytes",
     "key_part",
     "lock",
+    "placed",
+    "record",
+    "recorded",
+    "rows_table",
+    "snapshot_digest",
     "training_set",
+    "view_of_form",
     "view_of_lock",
     "with_defaults",
+    "write_rows",
 ]

@@ -14,7 +14,7 @@ A schema is a row too: table ``schemas``, key ``<table>#<number>``, 16 zero byte
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from towpath.errors import FormatError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NEVER_US", "Decoded", "RowSchema", "decode", "encode"]
+__all__ = ["NEVER_US", "Decoded", "OtherSchemaError", "RowSchema", "decode", "decode_mixed", "encode"]
 
 NEVER_US = int(np.iinfo(np.int64).min)
 """Event time of a row that is not there."""
@@ -101,6 +101,10 @@ class RowSchema(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             ) from error
 
 
+class OtherSchemaError(FormatError):
+    """Some rows are of another schema than the one they were decoded with; `decode_mixed` takes each by its own."""
+
+
 class Decoded(msgspec.Struct, frozen=True):
     """Rows as columns; shape ``(n,)`` each."""
 
@@ -152,7 +156,13 @@ def encode(batch: "pa.RecordBatch", schema: RowSchema) -> list[bytes]:
 
 
 def decode(
-    values: Sequence[bytes | None], schema: RowSchema, names: Sequence[str], *, now_us: int, ttl_us: int | None
+    values: Sequence[bytes | None],
+    schema: RowSchema,
+    names: Sequence[str],
+    *,
+    now_us: int,
+    ttl_us: int | None,
+    types: Mapping[str, str] | None = None,
 ) -> Decoded:
     """Decode the wanted columns of many rows at once.
 
@@ -162,9 +172,10 @@ def decode(
         names: Columns that are wanted; one that the schema does not have is null.
         now_us: Rows of a later event or landing do not count yet.
         ttl_us: Rows of an event before ``now_us - ttl_us`` do not count any more; none for no limit.
+        types: Arrow types of the wanted columns, for those that the schema does not have; a number unless given.
 
     Raises:
-        FormatError: A row is shorter than the schema says, or of another schema.
+        FormatError: A row is shorter than the schema says; or of another schema, which is an `OtherSchemaError`.
     """
     n, size = len(values), schema.fixed_bytes
     if n <= _FEW and names == schema.plain:
@@ -176,10 +187,12 @@ def decode(
     there = [value for value in values if value is not None]
     block = np.frombuffer(b"".join([value[:size] for value in there]), dtype=np.uint8)
     if block.size != len(there) * size:
+        if any(number != schema.number for number in _numbers(there)):
+            raise OtherSchemaError(f"An online row is not of schema {schema.number}.", mend="tow features build")
         raise FormatError("An online row is shorter than its schema says.", mend="tow features build")
     block = block.reshape(len(there), size)
     if there and not (block[:, 16:_HEAD_BYTES] == (schema.number & 0xFF, schema.number >> 8)).all():
-        raise FormatError(f"An online row is not of schema {schema.number}.", mend="tow features build")
+        raise OtherSchemaError(f"An online row is not of schema {schema.number}.", mend="tow features build")
     times = (block[:, :16].copy().view(">u8").astype(np.uint64) ^ _SIGN).view(np.int64)
     counts = (times <= now_us).all(axis=1)
     if ttl_us is not None:
@@ -190,7 +203,11 @@ def decode(
         there = [there[i] for i in np.flatnonzero(counts).tolist()]
     event_us = np.full(n, NEVER_US)
     event_us[at] = times[:, 0]
+    lacking = [name for name in names if name not in schema.place] if types else []
     columns, gaps = _columns(block, there, schema, names, at=at, n=n)
+    for name in lacking:
+        columns[name] = _blank((types or {}).get(name, "double"), n)
+        gaps[name] = np.ones(n, dtype=bool)
     return Decoded(columns, event_us, gaps)
 
 
@@ -217,6 +234,47 @@ def _few_plain(
         return None
     columns = block.reshape(len(events), -1).T.copy()
     return Decoded(dict(zip(names, columns, strict=True)), np.array(events), {})
+
+
+def decode_mixed(
+    values: Sequence[bytes | None],
+    schema_of: Callable[[int], RowSchema | None],
+    names: Sequence[str],
+    *,
+    now_us: int,
+    ttl_us: int | None,
+    types: Mapping[str, str],
+) -> Decoded:
+    """Decode rows of several schemas of one table, each by its own, as they stand while a new column fills.
+
+    Args:
+        values: One per row asked; None where there is none.
+        schema_of: The schema of a number; none where it is not known, and its rows then do not count.
+        names: Columns that are wanted; a schema that does not have one gives null.
+        now_us: As in `decode`.
+        ttl_us: As in `decode`.
+        types: Arrow types of the wanted columns.
+
+    Raises:
+        FormatError: A row is shorter than its schema says.
+    """
+    n = len(values)
+    columns = {name: _blank(types[name], n) for name in names}
+    missing = {name: np.ones(n, dtype=bool) for name in names}
+    event_us = np.full(n, NEVER_US)
+    numbers = np.fromiter((0 if v is None else v[16] | v[17] << 8 for v in values), dtype=np.int64, count=n)
+    for number in np.unique(numbers[numbers > 0]).tolist():
+        schema = schema_of(number)
+        if schema is None:
+            continue
+        at = np.flatnonzero(numbers == number)
+        part = decode([values[i] for i in at.tolist()], schema, names, now_us=now_us, ttl_us=ttl_us, types=types)
+        event_us[at] = part.event_us
+        for name in names:
+            columns[name][at] = part.columns[name]
+            gap = part.gaps.get(name)
+            missing[name][at] = False if gap is None else gap
+    return Decoded(columns, event_us, {name: gap for name, gap in missing.items() if gap.any()})
 
 
 def _columns(
@@ -286,6 +344,20 @@ def _scattered(values: NDArray[Any], at: NDArray[np.int64], n: int) -> NDArray[A
     full = np.full(n, blank, dtype=values.dtype)
     full[at] = values
     return full
+
+
+def _blank(kind: str, n: int) -> NDArray[Any]:
+    """Nothing, ``n`` times, as a column of that type holds it."""
+    letter = _kind(kind)
+    if letter in "fi":
+        return np.full(n, np.nan)
+    if letter in "td":
+        return np.full(n, np.datetime64("NaT"), dtype="M8[us]" if letter == "t" else "M8[D]")
+    return np.full(n, None, dtype=object)
+
+
+def _numbers(rows: Sequence[bytes]) -> list[int]:
+    return [row[16] | row[17] << 8 for row in rows]
 
 
 def _positions(values: Sequence[bytes | None]) -> NDArray[np.int64]:

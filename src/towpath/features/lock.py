@@ -28,7 +28,9 @@ class FeatureLock(msgspec.Struct, frozen=True, kw_only=True):
     view: str
     """Its name."""
     fingerprint: str
-    """Of SQL and header; also names the online table."""
+    """Of SQL and header."""
+    base: str = ""
+    """Fingerprint of the first form of this version of the view, which names the online table; its own unless given."""
     entity: tuple[str, ...]
     """Key columns in order."""
     ttl_us: int | None = None

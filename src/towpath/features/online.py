@@ -1,5 +1,7 @@
 """The online read: features of many entities and views at once, as columns, with what is missing and how old it is."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 
 from towpath.errors import UnavailableError
 from towpath.features.build import SCHEMAS, schema_key
-from towpath.features.encoding import Decoded, RowSchema, decode
+from towpath.features.builds import BUILDS, table_said
+from towpath.features.encoding import Decoded, OtherSchemaError, RowSchema, decode, decode_mixed
 from towpath.features.keys import key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.features.views import online_table
@@ -18,6 +21,8 @@ from towpath.stores.online import OnlineStore
 __all__ = ["OnlineReader", "OnlineRows"]
 
 _NOTHING: tuple[str, ...] = ()
+_LOOK_AGAIN_S = 1.0
+"""A table that was swapped out stays for a minute, so no read between finds a gap."""
 
 
 class OnlineRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +59,7 @@ class OnlineReader:
         self._online = online
         self._views = [_View(kept, project) for kept in locks]
         self._away = away
+        self._look_again_at = -math.inf
 
     def read(self, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> OnlineRows:
         """Read the newest row of each view for each of `n` rows, as of now, in one trip to the store.
@@ -73,7 +79,7 @@ class OnlineReader:
         gaps: list[NDArray[np.bool_]] = []
         refused = np.zeros(n, dtype=bool)
         for view, values in zip(self._views, self._values(key_columns, n), strict=True):
-            found = view.decoded(values, now_us)
+            found = view.decoded(self._online, values, now_us)
             event_us[view.called] = found.event_us
             if not found.gaps:
                 columns.update(zip(view.names, found.columns.values(), strict=True))
@@ -95,7 +101,7 @@ class OnlineReader:
         nothing: list[bytes | None] = [None] * n
         values: list[Sequence[bytes | None]] = [nothing for _ in self._views]
         try:
-            self._find_schemas()
+            self._look_again()
             keys: dict[tuple[tuple[str, ...], ...], list[bytes | None]] = {}
             asked: dict[int, list[bytes | None]] = {}
             for place, view in enumerate(self._views):
@@ -106,7 +112,7 @@ class OnlineReader:
                     keys[alike] = _keys(view.entity, view.schema.keys, key_columns)
                 asked[place] = keys[alike]
             whole = [[key for key in rows if key is not None] for rows in asked.values()]
-            tables = [self._views[place].table for place in asked]
+            tables = [self._views[place].rows_table for place in asked]
             found = self._online.read_many(list(zip(tables, whole, strict=True))) if asked else []
         except UnavailableError as error:
             if self._away is None:
@@ -121,13 +127,20 @@ class OnlineReader:
                 values[place] = [None if key is None else next(row) for key in rows]
         return values
 
-    def _find_schemas(self) -> None:
-        unknown = [view for view in self._views if view.schema is None]
-        if unknown:
-            asked = [(SCHEMAS, [schema_key(view.table, 1)]) for view in unknown]
-            for view, (stored,) in zip(unknown, self._online.read_many(asked), strict=True):
-                if stored is not None:
-                    view.schema = RowSchema.from_bytes(stored)
+    def _look_again(self) -> None:
+        """What rows look like, until it is known; and each second which table holds them, for a build may have swapped it."""
+        moment = time.monotonic()
+        if moment < self._look_again_at:
+            return
+        asked = [(SCHEMAS, [schema_key(view.table, 1) for view in self._views])]
+        asked.append((BUILDS, [view.table.encode() for view in self._views]))
+        schemas, states = self._online.read_many(asked)
+        for view, schema, state in zip(self._views, schemas, states, strict=True):
+            if view.schema is None and schema is not None:
+                view.schema = view.schemas[1] = RowSchema.from_bytes(schema)
+            view.rows_table = table_said(state, view.table)
+        if all(view.schema is not None for view in self._views):
+            self._look_again_at = moment + _LOOK_AGAIN_S
 
 
 class _View:
@@ -139,15 +152,30 @@ class _View:
         self.columns: Sequence[FeatureColumn] = kept.columns
         self.names = [f"{self.called}.{column.name}" for column in kept.columns]
         self.entity = kept.entity
-        self.table = online_table(kept.project, kept.view, kept.fingerprint)
+        self.table = online_table(kept.project, kept.view, kept.base or kept.fingerprint)
+        self.rows_table = self.table
+        """Which table holds the rows now."""
+        self.schemas: dict[int, RowSchema] = {}
         self.schema: RowSchema | None = None
+        """Of most rows: the newest that was seen."""
+        self._types = {column.name: column.type for column in kept.columns}
         self._own_names = [column.name for column in kept.columns]
         self._ttl_us = kept.ttl_us
         # While nothing was built types are as in the lock, all values null.
         self._as_locked = RowSchema(keys=(), columns=tuple((c.name, c.type) for c in kept.columns))
 
-    def decoded(self, values: Sequence[bytes | None], now_us: int) -> Decoded:
-        return decode(values, self.schema or self._as_locked, self._own_names, now_us=now_us, ttl_us=self._ttl_us)
+    def decoded(self, online: OnlineStore, values: Sequence[bytes | None], now_us: int) -> Decoded:
+        schema, names, types = self.schema or self._as_locked, self._own_names, self._types
+        try:
+            return decode(values, schema, names, now_us=now_us, ttl_us=self._ttl_us, types=types)
+        except OtherSchemaError:  # a column was added, and not every row has it yet
+            numbers = {value[16] | value[17] << 8 for value in values if value is not None} - self.schemas.keys()
+            stored = online.read(SCHEMAS, [schema_key(self.table, number) for number in numbers])
+            found = zip(numbers, stored, strict=True)
+            self.schemas |= {number: RowSchema.from_bytes(row) for number, row in found if row is not None}
+            if self.schemas:
+                self.schema = self.schemas[max(self.schemas)]
+            return decode_mixed(values, self.schemas.get, names, now_us=now_us, ttl_us=self._ttl_us, types=types)
 
 
 def _keys(

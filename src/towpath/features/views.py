@@ -60,7 +60,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     key_types: tuple[str, ...] = ()
     """Arrow types of the key columns; empty where the view is known from a lock only."""
     fingerprint: str
-    """Of the SELECT, keys, times and types: what decides which rows there are. A change makes a new online table."""
+    """Of the SELECT, keys, times and types: what decides which rows there are."""
+    base: str = ""
+    """Fingerprint of the first form of this version of the view, which names the online table; its own unless given."""
+    number: int = 1
+    """Of the form within its version; stands in every online row."""
+    version: int = 1
+    """Of the view: the next begins where a form is more than the one before it with columns added."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -70,7 +76,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def table(self) -> str:
         """Name of the online table."""
-        return online_table(self.project, self.name, self.fingerprint)
+        return online_table(self.project, self.name, self.base or self.fingerprint)
+
+    def place(self, name: str) -> str:
+        """``file:line`` of the header's line that names something."""
+        return _at(self.query, name)
 
     def facts(self, columns: Sequence[str] | None = None) -> Facts:
         """What the warehouse needs to join the view or to find its newest rows."""
@@ -160,6 +170,7 @@ def lock(
                 project=view.project,
                 view=view.name,
                 fingerprint=view.fingerprint,
+                base=view.base or view.fingerprint,
                 entity=view.header.keys,
                 ttl_us=None if ttl is None else (ttl.days * 86_400 + ttl.seconds) * 1_000_000 + ttl.microseconds,
                 columns=tuple(columns),
@@ -186,6 +197,7 @@ def view_of_lock(kept: FeatureLock) -> View:
         header=msgspec.convert(query.header, FeatureHeader),
         columns=tuple((column.name, column.type) for column in kept.columns),
         fingerprint=kept.fingerprint,
+        base=kept.base,
     )
 
 

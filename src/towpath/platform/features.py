@@ -1,13 +1,14 @@
 """Feature views of a project: training sets, the online table, reads, publishing."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from towpath.errors import InputError, UnknownError, nearest
-from towpath.platform import on_demand, shown
+from towpath.errors import InputError, ProjectError, UnknownError, nearest
+from towpath.platform import evolution, on_demand, shown
 from towpath.sql import Query
 from towpath.types import micros
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from towpath.features import Built, OnlineReader, Split, View
     from towpath.models.manifest import FeatureLock
+    from towpath.platform.evolution import PlanRow, Pruned
     from towpath.platform.opened import Platform
     from towpath.platform.viewed import Viewed
     from towpath.project import Project
@@ -81,6 +83,7 @@ class Features:
 
     def list(self) -> "list[ViewRow]":
         """One row for each view of the project, with the models that read it."""
+        from towpath.features import rows_table
         from towpath.platform import viewed
 
         project = self._platform.project
@@ -95,7 +98,7 @@ class Features:
                     features=tuple(view.features),
                     ttl=view.header.ttl,
                     known_at=view.header.created_time is not None,
-                    online_rows=online.count(view.table),
+                    online_rows=online.count(rows_table(online, view.table)),
                     used_by=_users(project, name),
                     published=view.header.publish,
                     **viewed.standing(self._platform, view),
@@ -137,8 +140,10 @@ class Features:
         described = features.describe(
             project.views[name], self._platform.warehouse, project=self._platform.settings.project.name
         )
-        self._described[name] = described
-        return described
+        self._described[name] = features.placed(
+            described, features.recorded(self._platform.objects, described.project, name)
+        )
+        return self._described[name]
 
     def views_of(self, names: Sequence[str]) -> "dict[str, View]":
         """The views that some features belong to: ``["prices.price", "sales.*"]`` → two views."""
@@ -206,38 +211,83 @@ class Features:
         *,
         since: datetime | None = None,
         until: datetime | None = None,
+        full: bool = False,
         progress: "Callable[[str, int], None] | None" = None,
     ) -> "dict[str, Built]":
         """Bring the online table up to what is known now; run it again after a crash and it is right.
 
+        Where landing can be followed only what became known since the last build is read. A view with ``online = false``
+        is left out, and refused where it is asked for by name.
+
         Args:
             view: One view; all unless given.
-            since: Start of the event times that are read.
+            since: Build the interval of event times that begins here, and nothing else.
             until: What is known by then; the clock's present moment unless given.
+            full: Build everything anew beside what is read, and swap.
             progress: Called with the view's name and the rows written so far.
+
+        Raises:
+            InputError: The interval begins before the view's ``start``; or the view is never online.
         """
         from towpath import features
         from towpath.platform import remembered
 
-        names = [view] if view else list(self._platform.project.views)
-        built: dict[str, Built] = {}
-        for name in names:
-            with self._platform.sources.named(name):
-                described = self.view(name)
-            landing = remembered.LandingSeen()
-            built[name] = features.build(
-                described,
-                remembered.overheard(self._platform.warehouse, landing),
-                self._platform.online,
-                as_of=until or self._platform.now(),
-                since=since,
-                clock=self._platform.clock,
-                progress=(lambda rows, name=name: progress(name, rows)) if progress else None,
+        if view and "/" not in view and not self.view(view).header.online:
+            raise InputError(
+                f"'{view}' is never online: its header says online = false.",
+                self.view(view).place("online"),
+                "online = true, or leave it to training",
             )
-            remembered.build_seen(self._platform, described, built[name], landing)
-            if described.header.publish:
-                self._publish(described)
+        live = evolution.needs(self._platform)
+        names = [view] if view else evolution.names(self._platform, live)
+        built: dict[str, Built] = {}
+        failed: dict[str, ProjectError] = {}
+        for name in names:
+            with self._platform.sources.named(name) if name in self._platform.project.views else nullcontext():
+                forms = evolution.needed(self._platform, name, live)
+            for form in forms:
+                called = name if form.current else f"{name}, version {form.view.version}"
+                described = self._recorded(form.view) if form.current else form.view
+                landing = remembered.LandingSeen()
+                try:
+                    built[called] = features.build(
+                        described,
+                        remembered.overheard(self._platform.warehouse, landing),
+                        self._platform.online,
+                        as_of=until or self._platform.now(),
+                        since=since,
+                        full=full,
+                        clock=self._platform.clock,
+                        progress=(lambda rows, called=called: progress(called, rows)) if progress else None,
+                    )
+                except ProjectError as error:
+                    if form.current:
+                        raise
+                    failed[f"{called}, which {', '.join(form.by)} reads"] = error
+                if form.current:
+                    remembered.build_seen(self._platform, described, built[called], landing)
+                    if described.header.publish:
+                        self._publish(described)
+        if failed:
+            said = [f"{who}: {error.what}" for who, error in failed.items()]
+            raise ProjectError(
+                "Not every form that live models read could be built.",
+                mend="tow features plan; promote a version that reads the new form, or bring the old columns back",
+                problems=said,
+            )
         return built
+
+    def plan(self, view: str | None = None) -> "list[PlanRow]":
+        """What a build would do, what changed, and what that breaks for live models; nothing is built or written.
+
+        Args:
+            view: One view; all unless given.
+        """
+        return evolution.plan(self._platform, view)
+
+    def prune(self) -> "list[Pruned]":
+        """Drop the online tables that neither a file nor a live version of a model needs any more."""
+        return evolution.prune(self._platform)
 
     def get(
         self, view: str, key: Sequence[object] = (), *, inputs: "Mapping[str, object] | None" = None
@@ -271,23 +321,30 @@ class Features:
         now_us = micros(self._platform.now())
         found = self._reader([f"{view}.*"]).read(keys, 1, now_us)
         event_us = next(iter(found.event_us.values())).item()
-        gone = (
-            f"no row for this key that is younger than {described.header.ttl}"
-            if described.header.ttl
-            else "no row for this key"
-        )
+        gone = "no row for this key"
+        if event_us < 0 and described.header.ttl:
+            event_us = self._event_whatever_its_age(view, keys, now_us)
+            gone = f"expired: older than the ttl of {described.header.ttl}" if event_us >= 0 else gone
+        expired = gone.startswith("expired")
         event = None if event_us < 0 else datetime.fromtimestamp(event_us / 1e6, tz=UTC)
         return {
             **{name: None if values[0] != values[0] else values[0] for name, values in found.columns.items()},
             "event_time": event,
             "age": age_text(now_us, event_us),
-            "missing": dict.fromkeys(found.missing[0], gone if event is None else "null in the row"),
+            "missing": dict.fromkeys(found.missing[0], gone if event is None or expired else "null in the row"),
         }
+
+    def _event_whatever_its_age(self, view: str, keys: Mapping[str, Sequence[object]], now_us: int) -> int:
+        from towpath.features import OnlineReader
+
+        ageless = [msgspec.structs.replace(kept, ttl_us=None) for kept in self.locks([f"{view}.*"])]
+        found = OnlineReader(self._platform.online, ageless, self._platform.settings.project.name).read(keys, 1, now_us)
+        return next(iter(found.event_us.values())).item()
 
     def read(
         self,
         features: Sequence[str],
-        keys: Mapping[str, Sequence[object]],
+        keys: Mapping[str, object],
         *,
         inputs: "Mapping[str, Sequence[object]] | None" = None,
     ) -> "dict[str, np.ndarray]":
@@ -295,17 +352,20 @@ class Features:
 
         Args:
             features: ``view.feature`` or ``view.*``.
-            keys: Key column → one value a row.
+            keys: Key column → one value a row, or one value for all rows: one user and 500 items are one call.
             inputs: Column of the request → one value a row, for on-demand features.
+
+        Raises:
+            InputError: Two key columns are of different lengths.
         """
+        columns, count = _broadcast(keys)
         reader = self._readers.get(tuple(features))
         if reader is None:
             asked = self.split(features)
             if asked.files:
-                return on_demand.read(self._platform, asked, keys, inputs or {})
+                return on_demand.read(self._platform, asked, columns, inputs or {})
             reader = self._reader(features)
-        count = len(next(iter(keys.values())))
-        return dict(reader.read(keys, count, micros(self._platform.now())).columns)
+        return dict(reader.read(columns, count, micros(self._platform.now())).columns)
 
     def push(self, view: str, rows: "Mapping[str, object] | Sequence[object] | pa.Table | Any") -> "PushAnswer":
         """Take rows in real time: they are on disk and online when this comes back, and in ``landing.<view>`` from then on.
@@ -337,6 +397,20 @@ class Features:
             self._readers[asked] = OnlineReader(self._platform.online, self.locks(asked), own)
         return self._readers[asked]
 
+    def record(self, names: Sequence[str]) -> None:
+        """Write down the forms of the views that some features belong to, so that what is trained on them finds its table."""
+        for called, view in self.views_of(self.split(names).features).items():
+            if "/" not in called:
+                self._recorded(view)
+
+    def _recorded(self, view: "View") -> "View":
+        from towpath import features
+
+        recorded = features.record(self._platform.objects, view, by=self._platform.who, clock=self._platform.clock)
+        self._described[view.name] = recorded
+        self._readers.clear()  # they would look a second longer where the rows were before
+        return recorded
+
     def _publish(self, view: "View") -> None:
         from towpath.registry import claims
 
@@ -356,6 +430,18 @@ class Features:
         project, _, view = name.partition("/")
         published = claims.published_view(self._platform.objects, project, view)
         return features.view_of_lock(published.lock)
+
+
+def _broadcast(keys: Mapping[str, object]) -> tuple[dict[str, Sequence[object]], int]:
+    """Key columns of one length, and that length: one value stands for all rows."""
+    single = {name: value for name, value in keys.items() if isinstance(value, str) or not hasattr(value, "__len__")}
+    columns = {name: cast("Sequence[object]", value) for name, value in keys.items() if name not in single}
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1:
+        said = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise InputError(f"Key columns are of different lengths: {said}.", mend="one value a row, or one for all rows")
+    count = lengths.pop() if lengths else 1
+    return {name: [single[name]] * count if name in single else columns[name] for name in keys}, count
 
 
 def _users(project: "Project", view: str) -> tuple[str, ...]:

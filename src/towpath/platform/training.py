@@ -56,6 +56,7 @@ def train(
     declaration, header = folder.declaration, folder.training.header
     claims.refuse_taken(platform.objects, handle.name, project=project.name)
     asked = platform.features.split(declaration.features)
+    platform.features.record(declaration.features)
     locks = platform.features.locks(declaration.features)
     computed = views.lock_on_demand(asked.files, locks, project.name)
     read = [name for lock in locks for name in _names(lock, project.name)]

@@ -64,9 +64,9 @@ class FeatureHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """The first event time that there is, UTC; an interval asked for before it is refused."""
     schedule: str | None = None
     """When a build is due, as a cron line in UTC, for the scheduler that you run; `tow check` and `tow features plan` read it."""
-    lookback: Duration = "1h"
-    """How far before the last build a build reads again: how late a row may become visible after the landing time that it
-    claims. Where no landing is declared it counts event times."""
+    lookback: Duration | None = None
+    """How far before the last build a build reads again: how late a row may show up after the landing time that it claims,
+    ``1h`` unless given. Without a ``created_time`` it counts event times, and unless given everything is built again."""
     online: bool = True
     """Whether builds bring it into the online store; ``false`` for a view that is only trained on."""
     publish: bool = False

@@ -9,8 +9,9 @@ import msgspec
 
 from towpath.clock import Clock
 from towpath.errors import InputError, TowpathError, UnavailableError, UnknownError, nearest
-from towpath.features import PushedRow, RefusedRow, RowForm, View, view_of_lock
+from towpath.features import PushedRow, RefusedRow, RowForm, View, rows_table, view_of_lock, write_rows
 from towpath.features.build import SCHEMAS, schema_key
+from towpath.features.builds import build_state
 from towpath.features.encoding import RowSchema
 from towpath.journal.record import LandedRow
 from towpath.serving.deployment import Deployment
@@ -92,11 +93,11 @@ class Pusher:
             more = f", and {len(refused) - 1} more do not fit" if len(refused) > 1 else ""
             raise InputError(f"Row {first.row}: {first.error.rstrip('.')}{more}.", mend=f"columns are {form.described}")
         values = form.to_bytes(fit, arrived_us)
-        fresh = _changed(online.read(newest.table, [row.key for row in fit]), fit, values)
+        fresh = _changed(online.read(rows_table(online, newest.table), [row.key for row in fit]), fit, values)
         self._journal.landed(
             [_landed(newest, fit[at], place, arrived_us, consumer) for place, at in enumerate(fresh, time.time_ns())]
         )
-        online.write(newest.table, [(fit[at].key, values[at]) for at in fresh])
+        write_rows(online, newest.table, [(fit[at].key, values[at]) for at in fresh])
         for older in views[1:]:
             self._write_older(older, [rows[fit[at].row] for at in fresh], online, arrived_us)
         return PushAnswer(
@@ -110,19 +111,21 @@ class Pusher:
     def _write_older(self, view: View, rows: Sequence[object], online: OnlineStore, arrived_us: int) -> None:
         form = self._form(view, online)
         fit, _ = form.check([form.known(row) for row in rows], arrived_us)
-        online.write(view.table, zip([row.key for row in fit], form.to_bytes(fit, arrived_us), strict=True))
+        write_rows(online, view.table, list(zip([row.key for row in fit], form.to_bytes(fit, arrived_us), strict=True)))
 
     def _form(self, view: View, online: OnlineStore) -> RowForm:
         """What the online rows of a view look like; where nobody has built it yet, that is written first."""
-        (stored,) = online.read(SCHEMAS, [schema_key(view.table, 1)])
+        state = build_state(online, view.table)
+        number = state.number if state is not None else 1
+        (stored,) = online.read(SCHEMAS, [schema_key(view.table, number)])
         if stored is None:
             if not view.key_types:
                 raise UnavailableError(
                     f"The view '{view.project}/{view.name}' was never built, and its types are not known here.",
                     mend=f"tow features build {view.name}",
                 )
-            stored = RowSchema(keys=view.key_types, columns=view.columns).to_bytes()
-            online.write(SCHEMAS, [(schema_key(view.table, 1), stored)])
+            stored = RowSchema(number=number, keys=view.key_types, columns=view.columns).to_bytes()
+            online.write(SCHEMAS, [(schema_key(view.table, number), stored)])
         known = self._forms.get((view.table, stored))
         if known is None:
             known = self._forms[view.table, stored] = RowForm(view, RowSchema.from_bytes(stored))

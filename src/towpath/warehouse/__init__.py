@@ -4,5 +4,17 @@ from towpath.warehouse.engine import Engine
 from towpath.warehouse.files import FileWarehouse
 from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
 from towpath.warehouse.port import Warehouse, open_warehouse
+from towpath.warehouse.snapshots import Snapshots, TableState
 
-__all__ = ["AsOf", "Engine", "Facts", "FileWarehouse", "Warehouse", "newest_sql", "open_warehouse", "training_set_sql"]
+__all__ = [
+    "AsOf",
+    "Engine",
+    "Facts",
+    "FileWarehouse",
+    "Snapshots",
+    "TableState",
+    "Warehouse",
+    "newest_sql",
+    "open_warehouse",
+    "training_set_sql",
+]

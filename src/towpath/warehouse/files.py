@@ -16,6 +16,7 @@ from towpath.sql import Query, quoted
 from towpath.warehouse.engine import Engine
 from towpath.warehouse.kept import Kept
 from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
+from towpath.warehouse.snapshots import TableState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,6 +130,21 @@ class FileWarehouse:
         """
         with self._kept_facts(facts) as kept, self.engine.stream(newest_sql(kept), parameters) as reader:
             yield reader
+
+    def snapshot(self, query: Query) -> tuple[TableState, ...]:
+        """What the files of a query's tables look like now: another state, other rows.
+
+        Raises:
+            ProjectError: There is no such table, or its file is missing.
+        """
+        states: list[TableState] = []
+        for table in query.tables:
+            if self.landing is not None and self._has_landed(table):
+                states.append(TableState(table=table, state=repr(self.landing.prepare(self, table))))
+                continue
+            files = [(str(file), file.stat()) for file in self._files(table, query)]
+            states.append(TableState(table=table, files=tuple((path, s.st_size, s.st_mtime_ns) for path, s in files)))
+        return tuple(states)
 
     def close(self) -> None:
         """Let go of the engine."""

@@ -118,7 +118,8 @@ def newest_select(facts: Facts, view: str, *, as_of: str, since: str) -> str:
     chosen = ", ".join(f"f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
     fresh = ""
     if facts.landed_since_us is not None:
-        fresh = f"and landed >= timestamptz 'epoch' + interval '{facts.landed_since_us} microseconds'"
+        known = f"timestamptz 'epoch' + interval '{facts.landed_since_us} microseconds'"
+        fresh = f"and (landed >= {known} or event >= {known})"
     return f"""
 select {keys}, {_micros("event")} as event, {_micros("landed")} as landed, {chosen}
 from (

@@ -32,7 +32,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...]
     """Feature columns that are wanted, at least one."""
     landed_since_us: int | None = None
-    """For the newest rows: only those that landed at or after it count, microseconds since 1970; all unless given."""
+    """For the newest rows: only those that became known at or after it count, because they landed or their event came true
+    then; microseconds since 1970, all unless given."""
 
 
 def training_set_sql(facts: Facts, *, spine: str, as_of: AsOf = "known") -> str:
@@ -104,7 +105,8 @@ order by spine_rows.rn
 def newest_sql(facts: Facts) -> str:
     """Compile the newest row per key that is known at ``$as_of`` and whose event is not before ``$since``.
 
-    With `Facts.landed_since_us`, of the rows that landed since then; the filter stands around the view, which need not know.
+    With `Facts.landed_since_us`, of the rows that became known since then: a row is known once it has landed *and* its event
+    has come, so the later of the two decides. The filter stands around the view, which need not know.
 
     Returns:
         A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970) and the view's `columns`, by name; no
@@ -119,7 +121,11 @@ def newest_sql(facts: Facts) -> str:
     keys = ", ".join(parts)
     present = " and ".join(f"{part} is not null" for part in ("event", *parts))
     chosen = ", ".join(f"feature_values.f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
-    landed = "" if facts.landed_since_us is None else f"and landed >= {facts.landed_since_us}"
+    landed = (
+        ""
+        if facts.landed_since_us is None
+        else (f"and (landed >= {facts.landed_since_us} or event >= {facts.landed_since_us})")
+    )
     return f"""
 with {_view_rows(facts)},
 newest as (

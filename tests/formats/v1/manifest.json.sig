@@ -1,1 +1,1 @@
-{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:4419e48606f46de8856ae46a79b64af10bae84a947e7f4703a91870e27a33208","signature":"mSnscwTWxp0a5ZG29aRJQw13TCwbr0aYYrIBxkhJKFK+or4BWqAJgpzT0X9Rs6DmcOWIksj0cAiJz0IJQM2ECA=="}
+{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:a0415bee2b030adfc29b97d7319f4779ac1bc68f08625927129193f47632628c","signature":"g7O0pEirByq/gD95QHvkCdB+TQsLCNi1mgYeDwqSb1+gfz19vV6bjMCUVQyO9AUuTPA9MfhvhExVxxvT5iMBCQ=="}

@@ -1,0 +1,306 @@
+"""How views change under models that are live: which forms are still needed, what a build would do, what it would break."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from towpath import features as room
+from towpath.errors import ProjectError
+from towpath.features import builds
+from towpath.features.due import beginning
+
+if TYPE_CHECKING:
+    from towpath.features import FeatureLock, Form, View
+    from towpath.platform.opened import Platform
+
+__all__ = ["Needed", "PlanRow", "Pruned", "names", "needed", "needs", "plan", "prune", "stale_tables"]
+
+
+class Needed(msgspec.Struct, frozen=True, kw_only=True):
+    """A form of a view that a build has to keep up, and for whom."""
+
+    view: "View"
+    by: tuple[str, ...]
+    """Live versions that read it, such as ``demand@3 (champion)``."""
+    current: bool
+    """Whether it is what the file says now."""
+
+
+class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``tow features plan``."""
+
+    view: str
+    version: int
+    change: str
+    """What the file's form is beside the one that was built last."""
+    work: Literal["nothing", "since", "everything", "refused", "prune"]
+    since: datetime | None
+    because: str
+    rows: int | None
+    """About how many rows would be written; none where counting is no cheaper than building."""
+    needed_by: tuple[str, ...]
+    breaks: tuple[str, ...]
+    """What live models lose, and why."""
+    warns: tuple[str, ...] = ()
+    """What the next training of a model meets."""
+    prunes: tuple[str, ...] = ()
+    """Online tables that nothing needs any more; ``tow features prune`` drops them."""
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """An online table that was dropped."""
+
+    table: str
+    rows: int
+
+
+def needs(platform: "Platform") -> "dict[str, list[FeatureLock]]":
+    """What the live versions of all models of the fleet read: champions, those before them, challengers, shadows.
+
+    Returns:
+        Such as ``demand@3 (champion)`` → the views that it was trained on.
+
+    Raises:
+        FormatError: A manifest is damaged, so that nobody can say what is needed.
+    """
+    from towpath.registry import claims, history, versions
+
+    found: dict[str, list[FeatureLock]] = {}
+    for model in claims.models(platform.objects):
+        entry = history.current(platform.objects, model)
+        if entry is None or entry.state.retired:
+            continue
+        state = entry.state
+        roles = dict.fromkeys(state.shadows, "shadow")
+        roles |= {challenger.version: "challenger" for challenger in state.challengers}
+        roles |= {
+            number: role for number, role in ((state.previous, "previous"), (state.champion, "champion")) if number
+        }
+        for number, role in sorted(roles.items()):
+            manifest = versions.manifest(platform.objects, model, number, None)
+            found[f"{model}@{number} ({role})"] = list(manifest.features)
+    return found
+
+
+def needed(platform: "Platform", name: str, live: "Mapping[str, Sequence[FeatureLock]]") -> list[Needed]:
+    """The forms of a view of this project that a build keeps up: what the file says, and older versions that models read.
+
+    Where the file went back to fewer columns, the form that a live model needs is built in its place: it holds them all.
+
+    Args:
+        platform: The project.
+        name: Of the view; it need not have a file any more.
+        live: What `needs` gave.
+
+    Raises:
+        ProjectError: The view's SQL is refused.
+    """
+    project = platform.settings.project.name
+    forms = room.recorded(platform.objects, project, name)
+    number_of = {form.fingerprint: form.number for form in forms}
+    readers: dict[str, list[str]] = {}
+    numbers: dict[str, int] = {}
+    locks: dict[str, FeatureLock] = {}
+    for who, kept in live.items():
+        for lock in kept:
+            if (lock.project, lock.view) == (project, name):
+                base = lock.base or lock.fingerprint
+                readers.setdefault(base, []).append(who)
+                numbers[base] = max(numbers.get(base, 1), number_of.get(lock.fingerprint, 1))
+                locks[base] = lock
+    found: list[Needed] = []
+    if name in platform.project.views:
+        view = platform.features.view(name)
+        base = view.base or view.fingerprint
+        view = _widest(view, forms, numbers.get(base, 1))
+        found.append(Needed(view=view, by=tuple(readers.pop(base, [])), current=True))
+    for base, by in readers.items():
+        of_base = [form for form in forms if form.base == base]
+        view = room.view_of_form(of_base[-1]) if of_base else room.view_of_lock(locks[base])
+        found.append(Needed(view=view, by=tuple(by), current=False))
+    return found
+
+
+def plan(platform: "Platform", name: str | None = None) -> list[PlanRow]:
+    """What a build would do, for each view and each older version that is needed; nothing is built or written.
+
+    Args:
+        platform: The project at the moment of the build.
+        name: One view; all unless given, with those that have no file any more and are still read.
+    """
+    live = needs(platform)
+    rows: list[PlanRow] = []
+    for each in [name] if name else names(platform, live):
+        try:
+            forms = needed(platform, each, live)
+        except ProjectError as error:
+            rows.append(_refused(platform, each, live, error))
+            continue
+        rows += [_planned(platform, each, form) for form in forms]
+    return rows if name else [*rows, *_unneeded(platform, live)]
+
+
+def stale_tables(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> dict[str, str]:
+    """Online tables of this project that no file and no live version needs: table → the name it was built under."""
+    project, online = platform.settings.project.name, platform.online
+    wanted = set[str]()
+    for kept in live.values():
+        wanted |= {room.view_of_lock(lock).table for lock in kept if lock.project == project}
+    for each in platform.project.views:
+        try:
+            wanted.add(platform.features.view(each).table)
+        except ProjectError:  # what cannot be described today may be mended tomorrow: nothing of it goes
+            wanted |= {table.split("~")[0] for table in online.tables() if table.startswith(f"{project}.{each}.")}
+    found: dict[str, str] = {}
+    for table in online.tables():
+        logical = table.split("~")[0]
+        if not logical.startswith(f"{project}.") or logical.count(".") < 2:  # noqa: PLR2004 - project, view, fingerprint
+            continue
+        if logical not in wanted:
+            found[table] = logical
+    return found
+
+
+def prune(platform: "Platform") -> list[Pruned]:
+    """Drop the online tables that nothing needs any more; the record of their forms stays.
+
+    Raises:
+        FormatError: A manifest is damaged, so that nobody can say what is needed.
+    """
+    dropped: list[Pruned] = []
+    for table in stale_tables(platform, needs(platform)):
+        dropped.append(Pruned(table=table, rows=platform.online.count(table)))
+        platform.online.drop(table)
+    return dropped
+
+
+def names(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> list[str]:
+    """Views that builds bring online: those of the folder, and those without a file that live models still read."""
+    project = platform.settings.project.name
+    gone = {lock.view for kept in live.values() for lock in kept if lock.project == project}
+    own = [name for name, view in platform.project.views.items() if view.header.online]
+    return [*own, *sorted(gone - set(platform.project.views))]
+
+
+def _widest(view: "View", forms: "Sequence[Form]", number: int) -> "View":
+    """The form of the view's version that holds all columns which a live model reads."""
+    if number <= view.number:
+        return view
+    return next(room.view_of_form(form) for form in forms if (form.base, form.number) == (view.base, number))
+
+
+def _planned(platform: "Platform", name: str, form: Needed) -> PlanRow:
+    view, warehouse = form.view, platform.warehouse
+    state = builds.build_state(platform.online, view.table)
+    row = PlanRow(
+        view=name,
+        version=view.version,
+        change=_told(platform, form) if form.current else "an older version that is still read",
+        work="refused",
+        since=None,
+        because="",
+        rows=None,
+        needed_by=form.by,
+        breaks=(),
+    )
+    broken = () if form.current else _broken(platform, form)
+    if broken:
+        return msgspec.structs.replace(row, because="its SQL does not give what it gave", breaks=broken)
+    if platform.now() < beginning(view):
+        return msgspec.structs.replace(row, work="nothing", because=f"it starts at {view.header.start}")
+    due = room.due(view, state, warehouse, as_of=platform.now(), snapshot=room.snapshot_digest(view, warehouse))
+    written = state is not None and state.table and due.work == "everything"
+    rows = platform.online.count(builds.rows_table(platform.online, view.table)) if written else None
+    return msgspec.structs.replace(
+        row,
+        work=due.work,
+        since=due.since,
+        because=due.because,
+        rows=0 if due.work == "nothing" else rows,
+        warns=_warned(platform, name, view) if form.current else (),
+    )
+
+
+def _unneeded(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> list[PlanRow]:
+    tables: dict[str, list[str]] = {}
+    for table, logical in stale_tables(platform, live).items():
+        tables.setdefault(logical, []).append(table)
+    return [
+        PlanRow(
+            view=logical.split(".")[1],
+            version=0,
+            change="",
+            work="prune",
+            since=None,
+            because="no file and no live version needs this form; tow features prune drops it",
+            rows=sum(platform.online.count(table) for table in found),
+            needed_by=(),
+            breaks=(),
+            prunes=tuple(found),
+        )
+        for logical, found in tables.items()
+    ]
+
+
+def _told(platform: "Platform", form: Needed) -> str:
+    forms = room.recorded(platform.objects, form.view.project, form.view.name)
+    if not forms:
+        return "new"
+    if any(each.fingerprint == form.view.fingerprint for each in forms):
+        return ""
+    said = room.change(room.view_of_form(forms[-1]), form.view)
+    if said.kind == "same":
+        return ""
+    return f"version {form.view.version}: {said.told()}" if said.kind == "version" else said.told()
+
+
+def _broken(platform: "Platform", form: Needed) -> tuple[str, ...]:
+    """Whether an older form still gives what it gave, when its SQL is asked today."""
+    view, readers = form.view, ", ".join(form.by)
+    try:
+        schema = platform.warehouse.describe(view.query)
+    except ProjectError as error:
+        return (f"{readers}: version {view.version} of '{view.name}' cannot be built any more: {error.what}",)
+    kinds = {name: str(schema.field(name).type) for name in schema.names}
+    wrong = [
+        f"'{name}' is {kinds[name]} and was {kind}" if name in kinds else f"'{name}' is gone"
+        for name, kind in view.columns
+        if kinds.get(name) != kind
+    ]
+    return tuple(f"{readers}: in version {view.version} of '{view.name}' {what}" for what in wrong)
+
+
+def _warned(platform: "Platform", name: str, view: "View") -> tuple[str, ...]:
+    """Features that a model of the project asks for and the view does not give any more."""
+    asked = [
+        (model, feature.rpartition(".")[2])
+        for model, folder in platform.project.models.items()
+        for feature in folder.declaration.features
+        if feature.rpartition(".")[0] in {name, f"{view.project}/{name}"}
+    ]
+    return tuple(
+        f"the next training of {model} asks for '{name}.{feature}', which is gone"
+        for model, feature in asked
+        if feature not in {"*", *view.features}
+    )
+
+
+def _refused(
+    platform: "Platform", name: str, live: "Mapping[str, Sequence[FeatureLock]]", error: ProjectError
+) -> PlanRow:
+    project = platform.settings.project.name
+    readers = [who for who, kept in live.items() if any((k.project, k.view) == (project, name) for k in kept)]
+    said = "; ".join([error.what, *error.problems])
+    return PlanRow(
+        view=name,
+        version=0,
+        change="",
+        work="refused",
+        since=None,
+        because=said,
+        rows=None,
+        needed_by=tuple(readers),
+        breaks=tuple(f"{who}: '{name}' cannot be built: {said}" for who in readers),
+    )

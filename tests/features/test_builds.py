@@ -1,0 +1,421 @@
+"""Builds follow landing: whatever lands in whatever order, what is read online is what training would read."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from towpath import features
+from towpath.clock import FixedClock
+from towpath.errors import ConflictError, InputError
+from towpath.features import builds
+from towpath.project.declarations import FeatureHeader
+from towpath.project.folder import ViewFile
+from towpath.settings import WarehouseSettings
+from towpath.sql import Query
+from towpath.stores.online import OnlineStore, open_online
+from towpath.types import micros
+from towpath.warehouse import FileWarehouse, open_warehouse
+
+START = datetime(2011, 9, 1, tzinfo=UTC)
+CLOCK = FixedClock(START)
+LATER = START + timedelta(days=1)
+
+
+class Row(NamedTuple):
+    """A row of a view at ticks of a millisecond."""
+
+    key: str | None
+    event: int | None
+    created: int | None
+    value: int
+
+
+def at(tick: int | None) -> datetime | None:
+    return None if tick is None else START + timedelta(milliseconds=tick)
+
+
+def moment(tick: int) -> datetime:
+    return START + timedelta(milliseconds=tick)
+
+
+class Stand:
+    """A warehouse and an online store; each case has a view of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        self.folder = folder / "warehouse"
+        self.folder.mkdir(parents=True)
+        self.warehouse: FileWarehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
+        self.online: OnlineStore = open_online("lmdb://online", folder)
+        self._numbers = itertools.count()
+
+    def land(self, name: str, rows: list[Row]) -> None:
+        table = pa.table(
+            {
+                "id": pa.array([row.key for row in rows], pa.string()),
+                "event": pa.array([at(row.event) for row in rows], pa.timestamp("us", "UTC")),
+                "created": pa.array([at(row.created) for row in rows], pa.timestamp("us", "UTC")),
+                "x": pa.array([float(row.value) for row in rows], pa.float64()),
+            }
+        )
+        pq.write_table(table, self.folder / f"{name}.parquet")
+        old = time.time() - 10 + next(self._numbers) / 1_000  # long ago, and no two alike: a state that can be trusted
+        os.utime(self.folder / f"{name}.parquet", (old, old))
+
+    def view(self, rows: list[Row], *, sql: str = "select * from {name}", **header: object) -> features.View:
+        name = f"v{next(self._numbers)}"
+        self.land(name, rows)
+        query = Query.parse(sql.format(name=name), f"{name}.sql")
+        declared = FeatureHeader(**{"entity": "id", "event_time": "event", **header})  # pyright: ignore[reportArgumentType]
+        return features.describe(ViewFile(name=name, query=query, header=declared), self.warehouse, project="shop")
+
+    def build(self, view: features.View, tick: int, *, since: int | None = None, full: bool = False) -> features.Built:
+        begin = None if since is None else moment(since)
+        return features.build(
+            view, self.warehouse, self.online, as_of=moment(tick), since=begin, full=full, clock=CLOCK
+        )
+
+    def reader(self, view: features.View) -> features.OnlineReader:
+        return features.OnlineReader(self.online, features.lock({view.name: view}, [f"{view.name}.x"]), "shop")
+
+    def read(self, view: features.View, keys: list[str | None], tick: int) -> list[float | None]:
+        found = self.reader(view).read({"id": keys}, len(keys), micros(moment(tick))).columns[f"{view.name}.x"]
+        return [None if np.isnan(value) else value for value in found.tolist()]
+
+    def known(self, view: features.View, keys: list[str | None], tick: int) -> list[float | None]:
+        spine = pa.table({"id": pa.array(keys, pa.string()), "t": [moment(tick)] * len(keys)})
+        name = f"{view.name}.x"
+        joined = features.training_set(
+            self.warehouse, spine, keys=["id"], time="t", features=[name], views={view.name: view}
+        )
+        return joined.column(name).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    opened = Stand(tmp_path_factory.mktemp("stand"))
+    yield opened
+    opened.warehouse.close()
+    opened.online.close()
+
+
+KEYS: list[str | None] = ["1", "11", "é", None, "never"]
+ticks = st.one_of(st.none(), st.integers(0, 30))
+landed_rows = st.lists(
+    st.tuples(st.sampled_from(["1", "11", "é", None]), ticks, st.one_of(st.none(), st.integers(-4, 30))), max_size=4
+)
+steps = st.lists(
+    st.tuples(
+        landed_rows,
+        st.integers(0, 6),
+        st.sampled_from(["build", "build", "build", "full", "interval", "earlier", "no"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    steps=steps,
+    declared=st.booleans(),
+    honest=st.booleans(),
+    lookback=st.sampled_from([None, "0ms", "3ms", "1d"]),
+    ttl=st.sampled_from([None, "5ms"]),
+)
+def test_after_any_order_of_landing_and_building_online_is_offline(
+    stand: Stand,
+    steps: list[tuple[list[tuple[str | None, int | None, int | None]], int, str]],
+    declared: bool,
+    honest: bool,
+    lookback: str | None,
+    ttl: str | None,
+) -> None:
+    # given a view that is followed by landing times or by its files; only honest landing times come when rows come
+    header = {"created_time": "created" if declared else None, "ttl": ttl, "lookback": lookback}
+    sql = "select * from {name}" if declared else "select id, event, x from {name}"
+    rows: list[Row] = []
+    view = stand.view(rows, sql=sql, **header)
+    now = 0
+    for batch, passed, step in steps:
+        # when rows land late, in time, with times in the future, or as corrections, and some time passes
+        now += passed
+        for key, event, offset in batch:
+            created = offset if not honest or offset is None else now + max(0, offset)
+            rows.append(Row(key, event, created, hash((event, created)) % 1_000))
+        stand.land(view.name, rows)
+        if step == "interval":
+            stand.build(view, now, since=max(0, now - 3))
+        elif step == "earlier":
+            stand.build(view, now // 2)
+        elif step != "no":
+            stand.build(view, now, full=step == "full")
+            # then what is read online is what training would read at that moment
+            assert stand.read(view, KEYS, now) == stand.known(view, KEYS, now)
+    stand.build(view, now + 1)
+    assert stand.read(view, KEYS, now + 1) == stand.known(view, KEYS, now + 1)
+
+
+def test_only_what_landed_since_is_read(stand: Stand) -> None:
+    # given a view that was built
+    rows = [Row(str(i), 0, 0, i) for i in range(100)]
+    view = stand.view(rows, created_time="created", lookback="5ms")
+    assert stand.build(view, 100).work == "everything"
+    # when two rows land: one of an old event, and a correction with the same event time
+    rows += [Row("late", 1, 101, 7), Row("3", 0, 102, 333)]
+    stand.land(view.name, rows)
+    built = stand.build(view, 200)
+    # then these two are read, and nothing else
+    assert (built.work, built.rows, built.since) == ("since", 2, moment(95))
+    assert built.because == "what landed since the last build, and 5ms before it"
+    assert stand.read(view, ["late", "3", "4"], 200) == [7.0, 333.0, 4.0]
+
+
+def test_a_row_of_a_later_event_counts_when_its_time_has_come(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1), Row("1", 50, 0, 2)], created_time="created")
+    stand.build(view, 10)
+    assert stand.read(view, ["1"], 10) == [1.0]
+    built = stand.build(view, 60)
+    assert (built.work, built.rows, built.because) == ("since", 1, "time went on; no file of its tables changed")
+    assert stand.read(view, ["1"], 60) == [2.0]
+
+
+def test_nothing_is_done_where_nothing_changed(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1)])
+    stand.build(view, 10)
+    built = stand.build(view, 10)
+    assert (built.work, built.rows, built.entities) == ("nothing", 0, 1)
+
+
+def test_without_a_landing_time_changed_files_are_read_whole_or_by_the_lookback(stand: Stand) -> None:
+    rows = [Row("1", 0, None, 1), Row("2", 90, None, 2)]
+    sql = "select id, event, x from {name}"
+    whole, back = stand.view(rows, sql=sql), stand.view(rows, sql=sql, lookback="20ms")
+    for view, work in ((whole, "everything"), (back, "since")):
+        stand.build(view, 100)
+        stand.land(view.name, [rows[0], Row("2", 90, None, 22)])
+        built = stand.build(view, 110)
+        assert built.work == work
+        assert stand.read(view, ["1", "2"], 110) == [1.0, 22.0]
+
+
+def test_a_row_that_landed_behind_the_lookback_is_noticed(stand: Stand) -> None:
+    rows = [Row("1", 0, 0, 1)]
+    view = stand.view(rows, created_time="created", lookback="5ms")
+    stand.build(view, 100)
+    stand.land(view.name, [*rows, Row("2", 3, 4, 2)])
+    built = stand.build(view, 110)
+    assert (built.work, built.because) == ("everything", "1 row landed behind the lookback of 5ms")
+    assert stand.read(view, ["1", "2"], 110) == [1.0, 2.0]
+
+
+def test_sql_that_names_the_moment_is_built_whole(stand: Stand) -> None:
+    sql = "select id, max(event) as event, max(created) as created, sum(x) as x from {name} where event <= :as_of group by id"
+    view = stand.view([Row("1", 0, 0, 1), Row("1", 50, 0, 2)], sql=sql, created_time="created")
+    stand.build(view, 10)
+    built = stand.build(view, 60)
+    assert (built.work, built.because) == ("everything", "its SQL names :as_of, so each moment has rows of its own")
+    assert stand.read(view, ["1"], 60) == [3.0]
+
+
+def test_a_key_that_the_source_lost_goes_with_a_whole_build(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1), Row("2", 0, 0, 2)], created_time="created")
+    stand.build(view, 10)
+    stand.land(view.name, [Row("1", 0, 0, 1)])
+    built = stand.build(view, 20, full=True)
+    assert (built.because, built.entities) == ("asked for", 1)
+    assert stand.read(view, ["1", "2"], 20) == [1.0, None]
+
+
+def test_an_interval_leaves_the_rest_as_it_is_and_is_no_whole_build(stand: Stand) -> None:
+    view = stand.view([Row("1", 10, 0, 1), Row("2", 50, 0, 2)])
+    assert stand.build(view, 100, since=40).work == "interval"
+    assert stand.read(view, ["1", "2"], 100) == [None, 2.0]
+    built = stand.build(view, 100)
+    assert built.because == "only single intervals were built so far"
+    assert stand.read(view, ["1", "2"], 100) == [1.0, 2.0]
+
+
+def test_an_interval_before_the_start_is_refused_with_its_line_and_nothing_is_written(stand: Stand) -> None:
+    sql = '/* ---\nentity = "id"\nevent_time = "event"\nstart = "2011-09-01"\n--- */\nselect id, event, x from {name}'
+    view = stand.view([Row("1", 10, 0, 1)], sql=sql, start="2011-09-01")
+    before = stand.online.tables()
+    for since, tick in ((-5, 10), (None, -5)):
+        with pytest.raises(InputError, match="has nothing before 2011-09-01 00:00") as caught:
+            stand.build(view, tick, since=since)
+        assert caught.value.where == f"{view.name}.sql:4"
+    with pytest.raises(InputError, match="begins after it"):
+        stand.build(view, 5, since=10)
+    with pytest.raises(InputError, match="cannot both"):
+        stand.build(view, 5, since=1, full=True)
+    assert stand.online.tables() == before
+
+
+def test_a_reader_that_lives_long_follows_the_swap_and_never_meets_a_gap(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a reader under load
+    monkeypatch.setattr("towpath.features.online._LOOK_AGAIN_S", 0.02)
+    keys: list[str | None] = [str(i) for i in range(50)]
+    view = stand.view([Row(key, 0, 0, 0) for key in keys], created_time="created")
+    stand.build(view, 10)
+    reader, seen, gaps, stop = stand.reader(view), set[float](), list[object](), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            found = reader.read({"id": keys}, len(keys), micros(moment(1_000)))
+            gaps.extend(row for row in found.missing if row)
+            seen.update(found.columns[f"{view.name}.x"].tolist())
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    # when everything is built anew again and again
+    for number in range(1, 6):
+        stand.land(view.name, [Row(key, 0, 0, number) for key in keys])
+        stand.build(view, 10 + number, full=True)
+    time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    # then no read missed a row, and the last state is seen
+    assert gaps == []
+    assert 5.0 in seen
+    assert stand.reader(view).read({"id": ["7"]}, 1, micros(moment(1_000))).columns[f"{view.name}.x"].tolist() == [5.0]
+
+
+def test_tables_that_were_swapped_out_go_after_a_grace(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = stand.view([Row("1", 0, 0, 1)], created_time="created")
+    monkeypatch.setattr(builds, "GRACE_S", 3_600.0)
+    for tick in range(3):
+        stand.build(view, tick, full=True)
+
+    def standing() -> int:
+        return sum(name.startswith(view.table) for name in stand.online.tables())
+
+    assert standing() == 3
+    monkeypatch.setattr(builds, "GRACE_S", -1.0)
+    stand.build(view, 5)
+    assert standing() == 1
+
+
+def test_rows_that_are_written_while_everything_is_built_survive_the_swap(stand: Stand) -> None:
+    # given a build that is half-way
+    view = stand.view([Row("1", 0, 0, 1)], created_time="created")
+    stand.build(view, 10)
+    other = stand.view([Row("2", 20, 20, 2)], created_time="created")
+    stand.build(other, 30)
+    (encoded,) = stand.online.read(builds.rows_table(stand.online, other.table), [b'["2"]'])
+    assert encoded is not None
+
+    def push(_: int) -> None:
+        builds.write_rows(stand.online, view.table, [(b'["2"]', encoded)])
+
+    # when a row is pushed meanwhile
+    features.build(view, stand.warehouse, stand.online, as_of=moment(40), full=True, clock=CLOCK, progress=push)
+    # then it is there afterwards
+    assert stand.read(view, ["1", "2"], 40) == [1.0, 2.0]
+
+
+def test_two_processes_do_not_build_everything_of_one_view(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1)], created_time="created")
+    stand.build(view, 10)
+
+    def again(_: int) -> None:
+        with pytest.raises(ConflictError, match="is being built already"):
+            stand.build(view, 40, full=True)
+
+    features.build(view, stand.warehouse, stand.online, as_of=moment(40), full=True, clock=CLOCK, progress=again)
+
+
+def test_a_build_that_fails_leaves_what_was_there_and_the_next_is_right(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1)], created_time="created")
+    stand.build(view, 10)
+    tables = stand.online.tables()
+
+    def fail(_: int) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        features.build(view, stand.warehouse, stand.online, as_of=moment(40), full=True, clock=CLOCK, progress=fail)
+    assert stand.online.tables() == tables
+    assert stand.read(view, ["1"], 40) == [1.0]
+    assert stand.build(view, 40, full=True).rows == 1
+
+
+_KILLED = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from towpath import features
+from towpath.clock import FixedClock
+from towpath.project.declarations import FeatureHeader
+from towpath.project.folder import ViewFile
+from towpath.settings import WarehouseSettings
+from towpath.sql import Query
+from towpath.stores.online import open_online
+from towpath.warehouse import open_warehouse
+
+folder, name, batches, full = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "full"
+warehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
+online = open_online("lmdb://online", folder)
+query = Query.parse(f"select * from {name}", f"{name}.sql")
+header = FeatureHeader(entity="id", event_time="event", created_time="created")
+view = features.describe(ViewFile(name=name, query=query, header=header), warehouse, project="shop")
+seen = []
+
+def progress(rows):
+    seen.append(rows)
+    if len(seen) == batches:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+moment = datetime(2011, 9, 2, tzinfo=UTC)
+features.build(view, warehouse, online, as_of=moment, full=full, clock=FixedClock(moment), progress=progress)
+"""
+
+
+@pytest.mark.parametrize("kind", ["full", "since"])
+def test_a_build_that_is_killed_leaves_the_old_state_readable_and_the_next_run_right(tmp_path: Path, kind: str) -> None:
+    # given a view of more than one batch that was built
+    stand = Stand(tmp_path)
+    size = 150_000
+    rows = [Row(str(i), 0, 0, 1) for i in range(size)]
+    view = stand.view(rows, created_time="created")
+    stand.build(view, 10)
+    # when a build of new values is killed half-way
+    stand.land(view.name, [*rows, *(Row(str(i), 0, 20, 2) for i in range(size))])
+    stand.online.close()
+    ran = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path), view.name, "1", kind], check=False, capture_output=True
+    )
+    assert ran.returncode == -signal.SIGKILL, ran.stderr.decode()
+    stand.online = open_online("lmdb://online", tmp_path)
+    # then each key is read: as it was where everything was built beside, old or new where new rows came in
+    keys: list[str | None] = [str(i) for i in range(0, size, 1_000)]
+    found = stand.read(view, keys, 100_000)
+    assert set(found) <= ({1.0} if kind == "full" else {1.0, 2.0})
+    # and the next build is right, and leaves no table behind but what readers may still hold
+    built = features.build(view, stand.warehouse, stand.online, as_of=LATER, full=kind == "full", clock=CLOCK)
+    assert built.entities == size
+    assert set(stand.read(view, keys, 86_400_000)) == {2.0}
+    state = builds.build_state(stand.online, view.table)
+    assert state is not None
+    standing = {name for name in stand.online.tables() if name.startswith(view.table)}
+    assert standing == {state.table, *(former.table for former in state.former)}
+    stand.warehouse.close()
+    stand.online.close()

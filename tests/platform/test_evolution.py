@@ -1,0 +1,163 @@
+"""A view changes under a model that is live: nobody goes without features, and plan says what would happen first."""
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from towpath.cli.features import command
+from towpath.demo.story import STORY
+from towpath.errors import InputError, ProjectError
+from towpath.features import OnlineReader
+from towpath.platform import Platform
+from towpath.sql import Query
+from towpath.types import micros
+
+NOW = STORY.morning(9)
+VIEW = "features/prices.sql"
+
+
+@pytest.fixture
+def shop(played: Path, tmp_path: Path) -> Path:
+    """The played shop, to be changed."""
+    return Path(shutil.copytree(played, tmp_path / "shop"))
+
+
+def opened(shop: Path) -> Platform:
+    return Platform.open(shop, variables={}).at(NOW)
+
+
+def change(shop: Path, old: str, new: str) -> None:
+    path = shop / VIEW
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+
+
+def item(platform: Platform) -> str:
+    query = Query.parse("select min(item_id) as item from shop.prices")
+    return str(platform.warehouse.read(query).column("item")[0].as_py())
+
+
+def served(platform: Platform) -> dict[str, list[object]]:
+    """What the champion's reader finds of prices for the first item."""
+    manifest = platform.models["demand"].manifest(1)
+    locks = [lock for lock in manifest.features if lock.view == "prices"]
+    found = OnlineReader(platform.online, locks, manifest.project).read({"item_id": [item(platform)]}, 1, micros(NOW))
+    assert found.missing == [()]
+    return {name: column.tolist() for name, column in found.columns.items()}
+
+
+def test_a_new_column_keeps_the_table_and_old_readers_read_on(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        before, table = served(platform), platform.features.view("prices").table
+    change(shop, "\nfrom ", ",\n    1.5 as fixed\nfrom ")
+    with opened(shop) as platform:
+        # given a view with one more column, before it is built
+        (row,) = platform.features.plan("prices")
+        assert (row.change, row.work, row.breaks) == ("added 'fixed'", "everything", ())
+        assert row.because == "columns were added, and old rows do not have them"
+        view = platform.features.view("prices")
+        assert (view.table, view.version, view.number) == (table, 1, 2)
+        # then old rows read as null for it
+        key = {"item_id": [item(platform)]}
+        fixed = platform.features.read(["prices.fixed"], key)["prices.fixed"]
+        assert np.isnan(fixed).all()
+        assert served(platform) == before
+        # and once it is built both readers have what they know
+        platform.features.build("prices")
+        assert platform.features.read(["prices.fixed"], key)["prices.fixed"].tolist() == [1.5]
+        assert served(platform) == before
+        assert platform.features.plan("prices")[0].change == ""
+
+
+def test_another_computation_is_a_new_version_and_both_live_until_nobody_needs_the_old(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        before, old = served(platform), platform.features.view("prices")
+    change(shop, "    price_eur,\n", "    price_eur * 100 as price_cent,\n")
+    with opened(shop) as platform:
+        rows = platform.features.plan("prices")
+        # then plan tells both, and that nothing breaks, and that the next training misses nothing it names
+        assert [(row.version, row.work) for row in rows] == [(2, "everything"), (1, "nothing")]
+        assert rows[0].change == "version 2: dropped 'price_eur'; added 'price_cent'"
+        assert rows[1].needed_by == ("demand@1 (champion)",)
+        assert [row.breaks for row in rows] == [(), ()]
+        built = platform.features.build("prices")
+        assert list(built) == ["prices", "prices, version 1"]
+        assert served(platform) == before
+        assert platform.features.view("prices").table != old.table
+        assert platform.features.prune() == []
+
+
+def test_a_source_that_changes_under_a_live_model_is_told_before_it_breaks(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        query = platform.project.views["prices"].query
+        (table,) = query.tables[:1]
+    change(shop, table, f"{table}_gone")
+    with opened(shop) as platform:
+        (row,) = platform.features.plan("prices")
+        assert row.work == "refused"
+        assert row.needed_by == ("demand@1 (champion)",)
+        assert "'prices' cannot be built" in row.breaks[0]
+        with pytest.raises(ProjectError):
+            platform.features.build("prices")
+        served(platform)
+    ran = CliRunner().invoke(command, ["plan", "prices", "--project", str(shop), "--as-of", str(NOW), "--json"])
+    assert ran.exit_code == 1
+    assert json.loads(ran.stdout)[0]["breaks"]
+
+
+def test_tables_that_nobody_needs_are_named_by_plan_and_dropped_by_prune(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        project = platform.settings.project.name
+        platform.online.write(f"{project}.forgotten.0123456789abcdef", [])
+        (row,) = [row for row in platform.features.plan() if row.work == "prune"]
+        assert row.prunes == (f"{project}.forgotten.0123456789abcdef",)
+        assert [each.table for each in platform.features.prune()] == [f"{project}.forgotten.0123456789abcdef"]
+        assert platform.features.prune() == []
+        served(platform)
+
+
+def test_plan_exits_0_where_nothing_breaks_and_writes_nothing(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        tables, objects = platform.online.tables(), platform.objects.paths()
+    ran = CliRunner().invoke(command, ["plan", "--project", str(shop), "--as-of", str(NOW), "--json"])
+    assert ran.exit_code == 0, ran.output
+    rows = json.loads(ran.stdout)
+    assert {row["work"] for row in rows} == {"nothing"}
+    with opened(shop) as platform:
+        assert (platform.online.tables(), platform.objects.paths()) == (tables, objects)
+
+
+def test_one_value_of_a_key_stands_for_all_rows(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        items = [item(platform), "nobody's"]
+        many = platform.features.read(["prices.price_eur"], {"item_id": items})["prices.price_eur"]
+        one = platform.features.read(["prices.price_eur"], {"item_id": items[0]})["prices.price_eur"]
+        both = platform.features.read(["prices.price_eur"], {"item_id": items, "shop": 7})["prices.price_eur"]
+        assert one.tolist() == many[:1].tolist() == both[:1].tolist()
+        assert np.isnan(many[1:]).all()
+        with pytest.raises(InputError, match="different lengths: item_id 2, shop 3"):
+            platform.features.read(["prices.price_eur"], {"item_id": items, "shop": [1, 2, 3]})
+
+
+def test_a_row_that_is_too_old_is_told_from_one_that_never_was(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        known = item(platform)
+    with Platform.open(shop, variables={}).at(NOW + timedelta(days=30)) as later:
+        old, never = later.features.get("prices", [known]), later.features.get("prices", ["nobody's"])
+    assert old["prices.price_eur"] is None
+    assert old["event_time"] is not None
+    assert old["missing"]["prices.price_eur"] == "expired: older than the ttl of 3d"
+    assert (never["event_time"], never["missing"]["prices.price_eur"]) == (None, "no row for this key")
