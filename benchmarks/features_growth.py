@@ -86,6 +86,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         right.axhline(LIMITS_MIB[work] / 1_024, color=colour, linestyle=":", linewidth=1)
     left.set(xlabel="rows of the spine, entities built", ylabel="seconds")
     right.set(xlabel="rows of the spine, entities built", ylabel="GiB at most (dotted: the limits)")
+    for side in (left, right):
+        side.minorticks_off()
     left.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
