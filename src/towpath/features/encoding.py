@@ -27,7 +27,7 @@ from towpath.errors import FormatError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NEVER_US", "Decoded", "OtherSchemaError", "RowSchema", "decode", "decode_mixed", "encode"]
+__all__ = ["NEVER_US", "Decoded", "OtherSchemaError", "RowSchema", "decode", "decode_mixed", "encode", "plain_row"]
 
 NEVER_US = int(np.iinfo(np.int64).min)
 """Event time of a row that is not there."""
@@ -211,6 +211,24 @@ def decode(
     return Decoded(columns, event_us, gaps)
 
 
+def plain_row(value: bytes | None, schema: RowSchema, *, now_us: int, oldest_us: int) -> tuple[int, bytes] | None:
+    """Event time and the floats of a row of floats, as their bytes; none where it is away, does not count, or is another.
+
+    Args:
+        value: As it is stored.
+        schema: What it looks like; `RowSchema.plain` is not None.
+        now_us: As in `decode`.
+        oldest_us: Rows of an earlier event do not count any more.
+    """
+    if value is None or len(value) != schema.fixed_bytes:
+        return None
+    event, landed, low, high = _HEAD.unpack_from(value)
+    event -= _TURNED
+    if not oldest_us <= event <= now_us or landed - _TURNED > now_us or low | high << 8 != schema.number:
+        return None
+    return event, value[_HEAD_BYTES + schema.bitmap_bytes :]
+
+
 def _few_plain(
     values: Sequence[bytes | None], schema: RowSchema, names: Sequence[str], *, now_us: int, oldest_us: int
 ) -> Decoded | None:
@@ -218,18 +236,15 @@ def _few_plain(
 
     The calls of numpy, and not the rows, are what a read of one key costs: this makes a third of them.
     """
-    low, high, size = schema.number & 0xFF, schema.number >> 8, schema.fixed_bytes
     events: list[int] = []
+    parts: list[bytes] = []
     for value in values:
-        if value is None or len(value) != size:
+        found = plain_row(value, schema, now_us=now_us, oldest_us=oldest_us)
+        if found is None:
             return None
-        event, landed, first, second = _HEAD.unpack_from(value)
-        event -= _TURNED
-        if not oldest_us <= event <= now_us or landed - _TURNED > now_us or first != low or second != high:
-            return None
-        events.append(event)
-    start = _HEAD_BYTES + schema.bitmap_bytes
-    block = np.frombuffer(b"".join([value[start:] for value in values if value is not None]), "<f8")
+        events.append(found[0])
+        parts.append(found[1])
+    block = np.frombuffer(b"".join(parts), "<f8")
     if not events or np.isnan(block).any():
         return None
     columns = block.reshape(len(events), -1).T.copy()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from towpath.errors import UnavailableError
 from towpath.features.build import SCHEMAS, schema_key
 from towpath.features.builds import BUILDS, table_said
-from towpath.features.encoding import Decoded, OtherSchemaError, RowSchema, decode, decode_mixed
+from towpath.features.encoding import NEVER_US, Decoded, OtherSchemaError, RowSchema, decode, decode_mixed, plain_row
 from towpath.features.keys import key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.features.views import online_table
@@ -58,6 +58,8 @@ class OnlineReader:
     ) -> None:
         self._online = online
         self._views = [_View(kept, project) for kept in locks]
+        self._called = [view.called for view in self._views]
+        self._names = [name for view in self._views for name in view.names]
         self._away = away
         self._look_again_at = -math.inf
 
@@ -73,12 +75,15 @@ class OnlineReader:
             UnavailableError: The store cannot be read, and nobody was named to be told.
             FormatError: A row is damaged.
         """
+        stored = self._values(key_columns, n)
+        if n == 1 and (alone := self._one_plain(stored, now_us)) is not None:
+            return alone
         columns: dict[str, NDArray[Any]] = {}
         event_us: dict[str, NDArray[np.int64]] = {}
         names: list[str] = []
         gaps: list[NDArray[np.bool_]] = []
         refused = np.zeros(n, dtype=bool)
-        for view, values in zip(self._views, self._values(key_columns, n), strict=True):
+        for view, values in zip(self._views, stored, strict=True):
             found = view.decoded(self._online, values, now_us)
             event_us[view.called] = found.event_us
             if not found.gaps:
@@ -95,6 +100,26 @@ class OnlineReader:
                         column = _filled(column, gap, feature.default)
                 columns[name] = column
         return OnlineRows(columns=columns, missing=_by_row(names, gaps, n), event_us=event_us, refused=refused)
+
+    def _one_plain(self, stored: Sequence[Sequence[bytes | None]], now_us: int) -> OnlineRows | None:
+        """One row of numbers without a gap, all views in one array; none where it is otherwise."""
+        events: list[int] = []
+        parts: list[bytes] = []
+        for view, (value,) in zip(self._views, stored, strict=True):
+            found = view.plain(value, now_us)
+            if found is None:
+                return None
+            events.append(found[0])
+            parts.append(found[1])
+        numbers = np.frombuffer(bytearray().join(parts), "<f8")
+        if not parts or np.isnan(numbers).any():
+            return None
+        return OnlineRows(
+            columns=dict(zip(self._names, numbers.reshape(-1, 1), strict=True)),
+            missing=[_NOTHING],
+            event_us=dict(zip(self._called, np.array(events).reshape(-1, 1), strict=True)),
+            refused=np.zeros(1, dtype=bool),
+        )
 
     def _values(self, key_columns: Mapping[str, Sequence[object]], n: int) -> list[Sequence[bytes | None]]:
         """Per view one stored value a row; None where there is none, and everywhere while the store is away."""
@@ -163,6 +188,14 @@ class _View:
         self._ttl_us = kept.ttl_us
         # While nothing was built types are as in the lock, all values null.
         self._as_locked = RowSchema(keys=(), columns=tuple((c.name, c.type) for c in kept.columns))
+
+    def plain(self, value: bytes | None, now_us: int) -> tuple[int, bytes] | None:
+        """One row, where it is numbers alone and all of them are wanted."""
+        schema = self.schema
+        if schema is None or schema.plain != self._own_names:
+            return None
+        oldest_us = NEVER_US if self._ttl_us is None else now_us - self._ttl_us
+        return plain_row(value, schema, now_us=now_us, oldest_us=oldest_us)
 
     def decoded(self, online: OnlineStore, values: Sequence[bytes | None], now_us: int) -> Decoded:
         schema, names, types = self.schema or self._as_locked, self._own_names, self._types
