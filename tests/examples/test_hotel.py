@@ -200,6 +200,35 @@ def test_a_file_that_knows_nothing_after_a_moment_gives_the_same_rows_and_featur
             assert again[name].equals(trained_on[name]), name
 
 
+def test_online_equals_offline_after_twelve_days_of_builds_that_read_what_is_new_alone(
+    file: Path, tmp_path: Path
+) -> None:
+    # given online tables that were brought up to date each night
+    variables = {"TOWPATH_DATA": str(file.parents[1])}
+    write_project(tmp_path, FOLDER)
+    with Platform.open(tmp_path, variables=variables) as platform:
+        for day in range(12):
+            built = platform.at(AS_OF + timedelta(days=day, minutes=30)).features.build()
+        assert {one.work for one in built.values()} == {"since"}
+        # when the bookings of a month are asked for, online and in the warehouse, as of that night
+        last = platform.at(AS_OF + timedelta(days=11, minutes=30))
+        window = {"as_of": last.now(), "since": last.now() - timedelta(days=30)}
+        spine = last.warehouse.read(last.project.models["cancellation"].training.query, window)
+        keys = ["booking_id", "hotel", "market_segment", "agent", "arrival_date"]
+        asked = spine.select(keys).append_column(
+            "now", pa.array([last.now()] * spine.num_rows, pa.timestamp("us", "UTC"))
+        )
+        features = [f"{view}.*" for view in last.project.views]
+        offline = last.features.training_set(asked, features, keys=keys, time="now")
+        online = last.features.read(features, {key: spine.column(key).to_pylist() for key in keys})
+    # then every value is the same
+    assert spine.num_rows > 4_000
+    for name, values in online.items():
+        expected = offline[name].to_pylist()
+        found = [None if pd.isna(value) else value for value in values.tolist()]
+        assert found == expected, name
+
+
 @pytest.fixture(scope="module")
 def lived(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained, judged and promoted on 2016-10-03; three weeks of nights; then every eight weeks until all stays are over."""
