@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from towpath.platform.viewed import FeatureShown
 
 
+def _share(text: str) -> float:
+    """``5%`` or ``0.05``."""
+    try:
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is no share; write 5% or 0.05") from None
+    if not 0 <= found <= 1:
+        raise click.BadParameter(f"'{text}' is not between 0% and 100%")
+    return found
+
+
 @click.group("features", invoke_without_command=True)
 @project_option
 @json_option
@@ -173,6 +184,59 @@ def _feature(one: "FeatureShown", all_of: "Sequence[FeatureShown]") -> dict[str,
         **({"used by": one.used_by} if differ else {}),
         **({"description": one.description} if one.description else {}),
     }
+
+
+@command.command("skew")
+@click.argument("model", required=False)
+@click.option(
+    "--since", type=utc, default=None, metavar="TIME", help="First moment of the answers; 7 days back unless given."
+)
+@click.option(
+    "--until", type=utc, default=None, metavar="TIME", help="End of the answers, exclusive; now unless given."
+)
+@click.option(
+    "--share",
+    type=_share,
+    default="5%",
+    show_default=True,
+    help="Of the entity keys, by hash; the server keeps 1 in 16.",
+)
+@click.option("--limit", type=_share, default="1%", show_default=True, help="Of the answers that may differ.")
+@click.option(
+    "--tolerance", type=float, default=1e-6, show_default=True, help="Numbers this close (relative) are equal."
+)
+@project_option
+@json_option
+def skew(  # noqa: PLR0913, PLR0917 - one for each option
+    project: Path,
+    model: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    share: float,
+    limit: float,
+    tolerance: float,
+) -> None:
+    """Compare what MODEL, or every model, was given online with what training would have seen. Exits 1 beyond --limit."""
+    from towpath.platform import Platform
+
+    with Platform.open(project) as platform, working("replaying answers"):
+        found = platform.features.skew(model, since=since, until=until, share=share, limit=limit, tolerance=tolerance)
+    if as_json_asked():
+        show(found)
+    else:
+        show([_short(one) for one in found.features], empty="No answer with looked-up features in that time.")
+        for one in found.features:
+            for example in one.examples if one.beyond else ():
+                said = f"{example.what}: online {example.online}, offline {example.offline}"
+                click.echo(f"{one.feature} {example.entity_key} at {example.at:%Y-%m-%d %H:%M:%S}  {said}")
+    for view, because in found.left_out.items():
+        click.echo(f"not replayed: '{view}': {because}", err=True)
+    raise SystemExit(1 if any(one.beyond for one in found.features) else 0)
+
+
+def _short(one: object) -> dict[str, object]:
+    names = ("model", "feature", "compared", "mismatch", "stale", "missing", "extra", "smape", "share", "beyond")
+    return {name: getattr(one, name) for name in names}
 
 
 def _facts(built: object) -> dict[str, object]:

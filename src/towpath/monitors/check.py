@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from towpath.warehouse.engine import Engine
 
-__all__ = ["BUILT_IN", "Checked", "Monitor", "built_in", "check"]
+__all__ = ["BUILT_IN", "Ask", "Checked", "Monitor", "built_in", "check"]
 
-BUILT_IN = ("did_it_run", "far_from_previous", "worse_than_promised")
+BUILT_IN = ("did_it_run", "far_from_previous", "features_as_trained", "worse_than_promised")
 """Monitors that each model has without a file."""
 
 _SHOWN_ROWS = 20

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from towpath.platform.evolution import PlanRow, Pruned
     from towpath.platform.opened import Platform
     from towpath.platform.viewed import Viewed
+    from towpath.platform.skew import Skew
     from towpath.project import Project
     from towpath.serving.push import PushAnswer
 
@@ -366,6 +367,41 @@ class Features:
                 return on_demand.read(self._platform, asked, columns, inputs or {})
             reader = self._reader(features)
         return dict(reader.read(columns, count, micros(self._platform.now())).columns)
+
+    def skew(
+        self,
+        model: str | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        share: float = 0.05,
+        limit: float = 0.01,
+        tolerance: float = 1e-6,
+    ) -> "Skew":
+        """Replay what a model was given online against what training would have seen at that moment.
+
+        Of the champion's answers those are compared whose features were looked up and written down; the server writes them
+        down for one entity key in sixteen, picked by hash. What a caller brought himself is not compared.
+
+        Args:
+            model: Whose answers; all models of the project unless given.
+            since: First moment of the answers; a week before `until` unless given.
+            until: End of them, exclusive; the clock's present moment unless given.
+            share: Of the entity keys, by hash.
+            limit: The share of answers that may differ before a feature is *beyond*.
+            tolerance: Numbers are equal that differ by no more than this share of the larger.
+
+        Raises:
+            UnknownError: There is no such model.
+        """
+        from towpath.platform import skew
+
+        def ask(text: str, parameters: "Mapping[str, object]") -> "pa.Table":
+            return self._platform.watch.ask(text, parameters, since=cast("datetime", parameters["since"]))
+
+        return skew.skew(
+            self._platform, ask, model, since=since, until=until, share=share, limit=limit, tolerance=tolerance
+        )
 
     def push(self, view: str, rows: "Mapping[str, object] | Sequence[object] | pa.Table | Any") -> "PushAnswer":
         """Take rows in real time: they are on disk and online when this comes back, and in ``landing.<view>`` from then on.

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
@@ -12,6 +12,7 @@ from towpath.errors import UnavailableError, UnknownError, nearest
 from towpath.fleet import FleetRow, Member
 from towpath.monitors import Incident, Monitor, Watched
 from towpath.platform import shown
+from towpath.platform import skew as skewed
 from towpath.settings import masked, secret
 from towpath.sql import Query
 from towpath.types import duration
@@ -137,7 +138,7 @@ class Watch:
         try:
             reach = max((duration(one.header.window) for one in asked), default=timedelta())
             monitors.register(engine, watched, since=platform.now() - reach)
-            checked = monitors.check(engine, asked, as_of=platform.now(), ask=platform.warehouse.read)
+            checked = monitors.check(engine, asked, as_of=platform.now(), ask=self._asking(engine))
             checked += platform.sources.checked() if model is None else ()
         finally:
             engine.close()
@@ -159,6 +160,25 @@ class Watch:
             )
             for one in checked
         )
+
+    def _asking(self, engine: "Engine") -> monitors.Ask:
+        """Runs a monitor's input in the warehouse; one that reads `towpath.skew` is answered by a replay."""
+
+        def ask(query: Query, parameters: Mapping[str, object]) -> "pa.Table":
+            if query.tables != (skewed.INPUT,):
+                return self._platform.warehouse.read(query, parameters)
+            since, until = cast("datetime", parameters["since"]), cast("datetime", parameters["until"])
+            replay = skewed.skew(
+                self._platform,
+                lambda text, given: engine.read(Query.parse(text), given),
+                cast("str", parameters["model"]),
+                since=since,
+                until=until,
+                share=1.0,
+            )
+            return skewed.skew_table(replay)
+
+        return ask
 
     def incidents(self, model: str | None = None, *, only_open: bool = False) -> tuple[Incident, ...]:
         """What the monitors found, newest first."""

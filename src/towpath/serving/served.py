@@ -157,6 +157,11 @@ class Served:
             for column in lock.columns
         }
         self._looked_up = tuple(called)
+        self._looked_up_set = frozenset(called)
+        self._by_view = {
+            view: frozenset(name for name in called if name.rpartition(".")[0] == view)
+            for view in {name.rpartition(".")[0] for name in called}
+        }
         self._must_have = frozenset(
             [name for name, column in called.items() if column.missing == "refuse"]
             + list(self.functions.must_have if self.functions is not None else ())
@@ -296,6 +301,20 @@ class Served:
             else:
                 raise InputError(f"Input '{field.name}' is missing{nearest(field.name, given)}.")
         return columns
+
+    def brought(
+        self, rows: Sequence[Mapping[str, Any]] | None, columns: Columns | None, view: str | None = None
+    ) -> bool:
+        """Whether the caller names a feature that is looked up, so that his value stood in for what was found.
+
+        Args:
+            rows: Of the request, where it has rows.
+            columns: Of the request, where it has columns.
+            view: Only features of this one.
+        """
+        given = rows if rows is not None else [columns or {}]
+        names = self._by_view.get(view, frozenset()) if view is not None else self._looked_up_set
+        return any(not names.isdisjoint(row) for row in given)
 
     def features_of(self, columns: Columns, row: int) -> dict[str, Any]:
         """The features of one row, as the journal keeps them."""

@@ -92,11 +92,17 @@ def _features(work: Work, base: Served) -> Any:
 
 
 def _references(work: Work, base: Served) -> list[str | None] | None:
-    """Which online rows were read: ``view@microseconds`` of each view's event time."""
+    """Which online rows were used: ``view@microseconds`` of each view's event time, without views of which the caller brought a value."""
     prepared = work.prepared.get(base.version)
     if prepared is None or prepared.online is None:
         return None
     events = {view: values.tolist() for view, values in prepared.online.event_us.items()}
+    if base.brought(work.ask.rows, work.ask.columns):
+        rows = work.ask.rows or [work.ask.columns or {}] * work.answered.count
+        return [
+            " ".join(f"{view}@{values[at]}" for view, values in events.items() if not base.brought([row], None, view))
+            for at, row in enumerate(rows)
+        ]
     return [" ".join(f"{view}@{values[row]}" for view, values in events.items()) for row in range(work.answered.count)]
 
 
