@@ -197,17 +197,20 @@ def _feature(one: "FeatureShown", all_of: "Sequence[FeatureShown]") -> dict[str,
 @click.option(
     "--share",
     type=_share,
+    metavar="SHARE",
     default="5%",
     show_default=True,
     help="Of the entity keys, by hash; the server keeps 1 in 16.",
 )
-@click.option("--limit", type=_share, default="1%", show_default=True, help="Of the answers that may differ.")
+@click.option(
+    "--limit", type=_share, metavar="SHARE", default="1%", show_default=True, help="Of the answers that may differ."
+)
 @click.option(
     "--tolerance", type=float, default=1e-6, show_default=True, help="Numbers this close (relative) are equal."
 )
 @project_option
 @json_option
-def skew(  # noqa: PLR0913, PLR0917 - one for each option
+def skew(
     project: Path,
     model: str | None,
     since: datetime | None,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from towpath.models.manifest import FeatureLock
     from towpath.platform.evolution import PlanRow, Pruned
     from towpath.platform.opened import Platform
-    from towpath.platform.viewed import Viewed
     from towpath.platform.skew import Skew
+    from towpath.platform.viewed import Viewed
     from towpath.project import Project
     from towpath.serving.push import PushAnswer
 
