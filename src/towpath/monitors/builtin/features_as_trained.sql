@@ -3,7 +3,7 @@ description = "Were served features what training would have seen at that moment
 severity = "warning"
 every = "1d"
 window = "1d"
-mend = "tow features skew shows the rows; stale: build more often; missing: build; mismatch: find who wrote the table anew"
+mend = "tow features skew; where it says stale or missing, build more often, else find who wrote the table anew"
 inputs = { skew = "select * from towpath.skew" }
 parameters = { limit = 0.01, min_rows = 20 }
 --- */
