@@ -161,7 +161,7 @@ def test_a_value_that_was_altered_online_is_found_with_its_key(story: Story) -> 
             "note": pa.array(["a"]),
         }
         [row] = features.encoding.encode(pa.RecordBatch.from_pydict(batch), kinds)
-        platform.online.write(story.table, [(f'["{KEYS[7]}"]'.encode(), row)])
+        features.write_rows(platform.online, story.table, [(f'["{KEYS[7]}"]'.encode(), row)])
     story.answer(10)
     found = story.skew(60)["clicks.x"]
     assert (found.compared, found.mismatch, found.stale, found.missing, found.extra) == (40, 1, 0, 0, 0)
@@ -198,7 +198,8 @@ def test_rows_that_landed_and_were_not_built_are_stale(story: Story) -> None:
 
 def test_rows_that_are_online_only_or_offline_only_are_told_apart(story: Story) -> None:
     with story.at(1) as platform:
-        platform.online.drop(story.table)
+        for table in platform.online.tables():
+            platform.online.drop(table)
     story.answer(5)
     assert story.skew(60)["clicks.x"].missing == 40
     with story.at(6) as platform:
