@@ -1,13 +1,17 @@
 """Sources: what is ill is said before it breaks, with the features and models that hang on it."""
 
+import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from towpath.cli.features import command
 from towpath.clock import FixedClock
 from towpath.errors import ProjectError, UnknownError
 from towpath.platform import Platform
@@ -200,3 +204,57 @@ def test_an_ill_source_is_an_incident_of_its_owner_until_it_is_well(platform: Pl
         assert "sources/shop.sales" not in {row.monitor for row in later.watch.check("demand")}
         declared.watch.check()
         assert declared.watch.incidents(only_open=True) == ()
+
+
+def test_a_table_without_a_landing_time_is_as_fresh_as_its_newest_file(platform: Platform) -> None:
+    path = platform.folder / "warehouse/shop/sales.parquet"
+    written = utc("2026-03-02T01:30")
+    os.utime(path, (written.timestamp(), written.timestamp()))
+    with _declare(platform, '["shop.sales"]\nfreshness = "5h"\n') as declared:
+        (row,) = declared.sources.list()
+        assert (row.state, row.landed, row.rows_a_day) == ("ill", written, None)
+        assert [one.what for one in row.ill] == ["its newest row landed 330m ago, at 2026-03-02 01:30 (limit 5h)"]
+        an_hour_later = (written + timedelta(hours=1)).timestamp()
+        os.utime(path, (an_hour_later, an_hour_later))
+        (row,) = declared.sources.list()
+        assert (row.state, row.landed) == ("ok", utc("2026-03-02T02:30"))
+
+
+def test_a_build_that_fails_while_it_runs_names_the_ill_source_and_plan_names_it_before(platform: Platform) -> None:
+    # given a view that casts, built while the column was a number
+    view = platform.folder / "features/item_sales.sql"
+    text = view.read_text("utf-8")
+    view.write_text(text.replace("price_eur", "cast(price_eur as double) as price_eur", 1), "utf-8")
+    with _again(platform) as before:
+        before.features.build()
+    # when it becomes text that is no number: the engine still describes the view, and cannot run it
+    table = _sales(platform)
+    words = pa.array(["dear"] * table.num_rows)
+    _put(platform, table.set_column(table.schema.get_field_index("price_eur"), "price_eur", words))
+    said = (
+        "source 'shop.sales': column 'price_eur' was double and is string since the build of 2026-03-02; "
+        "on it hang feature item_sales.price_eur and model demand"
+    )
+    with _again(platform) as later:
+        # then plan names the source, its feature and its model
+        (row,) = later.features.plan()
+        assert row.ill_sources == (said,)
+        # and so does the build that fails
+        with pytest.raises(ProjectError) as raised:
+            later.features.build()
+        assert f"ill:   {said}" in str(raised.value)
+
+
+def test_a_broken_view_is_listed_as_broken_with_its_error_and_the_rows_that_are_read_on(platform: Platform) -> None:
+    platform.features.build()
+    (before,) = platform.features.list()
+    assert platform.features["item_sales"].show()["rows_online"] == before.online_rows > 0
+    table = _sales(platform)
+    _put(platform, table.drop_columns(["price_eur"]))
+    with _again(platform) as later:
+        (row,) = later.features.list()
+    assert (row.state, row.online_rows, row.features) == ("broken", before.online_rows, ())
+    assert "price_eur" in row.error
+    ran = CliRunner().invoke(command, ["--project", str(platform.folder)])
+    assert ran.exit_code == 0, ran.output
+    assert "item_sales is broken: " in ran.stdout

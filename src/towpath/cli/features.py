@@ -44,6 +44,9 @@ def command(ctx: click.Context, project: Path) -> None:
             show(rows)
             return
         show([_line(row, platform.now()) for row in rows], empty="No views yet: add features/<view>.sql")
+        for row in rows:
+            if row.error:
+                click.echo(f"\n{row.view} is broken: {row.error}")
         if rows and all(row.state == "not built" for row in rows):
             click.echo("\nNothing is online yet: tow features build")
 

@@ -47,6 +47,8 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     """What the next training of a model meets."""
     prunes: tuple[str, ...] = ()
     """Online tables that nothing needs any more; ``tow features prune`` drops them."""
+    ill_sources: tuple[str, ...] = ()
+    """Tables of the view that are gone or have other columns, and what hangs on them; rows are not looked at."""
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,12 +135,16 @@ def plan(platform: "Platform", name: str | None = None) -> list[PlanRow]:
     live = needs(platform)
     rows: list[PlanRow] = []
     for each in [name] if name else names(platform, live):
+        found: list[PlanRow] = []
         try:
-            forms = needed(platform, each, live)
+            for form in needed(platform, each, live):
+                found.append(_planned(platform, each, form))  # noqa: PERF401 - those before the one that fails stay
         except ProjectError as error:
-            rows.append(_refused(platform, each, live, error))
-            continue
-        rows += [_planned(platform, each, form) for form in forms]
+            found.append(_refused(platform, each, live, error))
+        if each in platform.project.views:  # its row is the first
+            ill = tuple(str(one) for one in platform.sources.ill([each], count=False))
+            found[0] = msgspec.structs.replace(found[0], ill_sources=ill)
+        rows += found
     return rows if name else [*rows, *_unneeded(platform, live)]
 
 

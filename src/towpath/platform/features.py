@@ -1,7 +1,7 @@
 """Feature views of a project: training sets, the online table, reads, publishing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -45,7 +45,10 @@ class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
     built_at: datetime | None = None
     """When the last build was done."""
     state: str = ""
-    """``built``; ``not built``; ``changed since its build``; ``expired``: its newest row is older than the ttl; ``never online``."""
+    """``built``; ``not built``; ``changed since its build``; ``expired``: its newest row is older than the ttl; ``never online``;
+    ``broken``: the engine refuses its SQL, and what was built of it is read on."""
+    error: str = ""
+    """What the engine says of a broken one."""
 
 
 class Features:
@@ -91,7 +94,11 @@ class Features:
         online = self._platform.online
         rows: list[ViewRow] = []
         for name in project.views:
-            view = self.view(name)
+            try:
+                view = self.view(name)
+            except ProjectError as error:
+                rows.append(self._broken(name, error))
+                continue
             rows.append(
                 ViewRow(
                     view=name,
@@ -106,6 +113,32 @@ class Features:
                 )
             )
         return [*rows, *(_on_demand_row(project, name) for name in project.on_demand)]
+
+    def _broken(self, name: str, error: ProjectError) -> ViewRow:
+        """A view whose SQL the engine refuses, with what its last form left online."""
+        from towpath import features
+        from towpath.platform import viewed
+
+        project, online, header = (
+            self._platform.project,
+            self._platform.online,
+            self._platform.project.views[name].header,
+        )
+        forms = features.recorded(self._platform.objects, self._platform.settings.project.name, name)
+        before = features.view_of_form(forms[-1]) if forms else None
+        standing = viewed.standing(self._platform, before) if before else {}
+        standing |= {"state": "broken", "error": "; ".join([error.what, *error.problems])}
+        return ViewRow(
+            view=name,
+            entity=header.keys,
+            features=(),
+            ttl=header.ttl,
+            known_at=header.created_time is not None,
+            online_rows=online.count(features.rows_table(online, before.table)) if before else 0,
+            used_by=_users(project, name),
+            published=header.publish,
+            **standing,
+        )
 
     def __getitem__(self, name: str) -> "Viewed":
         """One view of the project to look at: its columns, what they are made of, who reads it.
@@ -244,23 +277,24 @@ class Features:
         built: dict[str, Built] = {}
         failed: dict[str, ProjectError] = {}
         for name in names:
-            with self._platform.sources.named(name) if name in self._platform.project.views else nullcontext():
+            with self._ill_named(name):
                 forms = evolution.needed(self._platform, name, live)
             for form in forms:
                 called = name if form.current else f"{name}, version {form.view.version}"
                 described = self._recorded(form.view) if form.current else form.view
                 landing = remembered.LandingSeen()
                 try:
-                    built[called] = features.build(
-                        described,
-                        remembered.overheard(self._platform.warehouse, landing),
-                        self._platform.online,
-                        as_of=until or self._platform.now(),
-                        since=since,
-                        full=full,
-                        clock=self._platform.clock,
-                        progress=(lambda rows, called=called: progress(called, rows)) if progress else None,
-                    )
+                    with self._ill_named(name):
+                        built[called] = features.build(
+                            described,
+                            remembered.overheard(self._platform.warehouse, landing),
+                            self._platform.online,
+                            as_of=until or self._platform.now(),
+                            since=since,
+                            full=full,
+                            clock=self._platform.clock,
+                            progress=(lambda rows, called=called: progress(called, rows)) if progress else None,
+                        )
                 except ProjectError as error:
                     if form.current:
                         raise
@@ -277,6 +311,10 @@ class Features:
                 problems=said,
             )
         return built
+
+    def _ill_named(self, view: str) -> "AbstractContextManager[None]":
+        """Where the block fails, name the ill source of a view that has a file."""
+        return self._platform.sources.named(view) if view in self._platform.project.views else nullcontext()
 
     def plan(self, view: str | None = None) -> "list[PlanRow]":
         """What a build would do, what changed, and what that breaks for live models; nothing is built or written.

@@ -162,9 +162,11 @@ def state_of(view: "View", seen: SeenView | None, now: datetime) -> str:
 
 
 def _rows_online(platform: "Platform", view: "View") -> int | None:
-    """Rows in the online table; None where the store does not answer."""
+    """Rows in the online table that readers are sent to; None where the store does not answer."""
+    from towpath.features import rows_table
+
     try:
-        return platform.online.count(view.table)
+        return platform.online.count(rows_table(platform.online, view.table))
     except TowpathError:
         return None
 
