@@ -19,7 +19,7 @@ import msgspec.inspect
 import pytest
 
 from towpath.errors import FormatError
-from towpath.features import RefusedRow
+from towpath.features import FunctionRead, RefusedRow, TrainingSetManifest, ViewRead
 from towpath.features.builds import BuildState, Filling, Former
 from towpath.features.forms import Form
 from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
@@ -65,6 +65,7 @@ from towpath.serving.push import PushAnswer
 from towpath.sql import Query
 from towpath.traffic.consumers import Consumer
 from towpath.types import REASONS, utc
+from towpath.warehouse import TableState
 
 FOLDER = Path(__file__).parent / "v1"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -292,6 +293,26 @@ STORED: dict[str, msgspec.Struct] = {
         built_at=LATER,
         beside=Filling(table="shop.prices.2c26b46b68ffc68f~63f5b", host="build-1", pid=4_711, seen_at=LATER),
         former=(Former(table="shop.prices.2c26b46b68ffc68f~63f59", since=AT),),
+    ),
+    "training_set.json": TrainingSetManifest(
+        rows=1_000,
+        null_times=1,
+        keys=("item_id",),
+        time="day",
+        as_of="known",
+        features=("prices.price", "basket.ratio"),
+        spine_digest=DIGEST,
+        views=(ViewRead(view="prices", fingerprint="9f86d081884c7d65", ttl="30d", null_keys=2),),
+        functions=(FunctionRead(view="basket", digest=DIGEST),),
+        parameters={"as_of": "2026-03-01 12:30:15.000001+00:00"},
+        tables=(
+            TableState(
+                table="shop.prices",
+                files=(("warehouse/shop/prices.parquet", 120_034, 1_772_368_215_000_001_000),),
+                state="7",
+            ),
+        ),
+        unproved=("landing.prices",),
     ),
     "published_view.json": PublishedView(
         project="shop", team="fresh", view="prices", published_at=AT, by="mira", lock=LOCK

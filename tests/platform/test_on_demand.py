@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from towpath.clock import FixedClock
 from towpath.errors import InputError, ModelError
+from towpath.features import manifest_of
 from towpath.platform import Platform
 from towpath.project import Answers, init
 from towpath.types import utc
@@ -111,6 +113,26 @@ def test_a_training_set_has_the_computed_columns_and_not_what_only_they_read(pla
     assert share[0] is not None
     assert share[1] is None
     assert table.schema.field("promotion.bold").type == pa.bool_()
+
+
+def test_the_manifest_names_the_function_and_a_module_of_it_that_changes(platform: Platform, tmp_path: Path) -> None:
+    spine = pa.table({"item_id": ["item_01"], "day": pa.array([NOW_T]), "offered_eur": [1.0]})
+    table = platform.features.training_set(spine, ["promotion.share"], time="day")
+    manifest = manifest_of(table)
+    assert manifest.features == ("promotion.share",)
+    assert manifest.keys == ("item_id",)
+    # a file has the same rows and the same proof
+    written = platform.features.training_set(spine, ["promotion.share"], time="day", to=tmp_path / "rows.parquet")
+    assert pq.read_table(tmp_path / "rows.parquet").equals(table)
+    assert written.same_as(manifest)
+    # and a module that the function imports is part of it
+    module = platform.folder / "features" / "_weekdays.py"
+    module.write_text(WEEKDAYS + "\nSUNDAY = 6\n")
+    try:
+        changed = manifest_of(platform.features.training_set(spine, ["promotion.share"], time="day"))
+    finally:
+        module.write_text(WEEKDAYS)
+    assert manifest.differences(changed) == ("the function 'promotion'",)
 
 
 def test_a_spine_without_the_requests_column_is_refused_by_name(platform: Platform) -> None:

@@ -9,7 +9,8 @@ from towpath.features.lock import FeatureColumn, FeatureLock, OnDemandInputLock,
 from towpath.features.on_demand import Computed, OnDemand, Split, compute, lock_on_demand, split, with_computed
 from towpath.features.online import OnlineReader, OnlineRows
 from towpath.features.push import PushedRow, RefusedRow, RowForm
-from towpath.features.training_set import training_set, with_defaults
+from towpath.features.training_manifest import FunctionRead, TrainingSetManifest, ViewRead, manifest_of, with_manifest
+from towpath.features.training_set import training_set, with_defaults, write_training_set
 from towpath.features.views import View, describe, features_by_view, lock, view_of_lock
 
 __all__ = [
@@ -33,7 +34,10 @@ __all__ = [
     "PushedRow",
     "RefusedRow",
     "RowForm",
+    "FunctionRead",
+    "TrainingSetManifest",
     "View",
+    "ViewRead",
     "build",
     "change",
     "describe",
@@ -43,6 +47,7 @@ __all__ = [
     "key_bytes",
     "key_part",
     "lock",
+    "manifest_of",
     "placed",
     "record",
     "recorded",
@@ -52,5 +57,7 @@ __all__ = [
     "view_of_form",
     "view_of_lock",
     "with_defaults",
+    "with_manifest",
     "write_rows",
+    "write_training_set",
 ]

@@ -17,7 +17,7 @@ from towpath.warehouse import Snapshots
 if TYPE_CHECKING:
     from towpath.warehouse import Warehouse
 
-__all__ = ["BEGINNING", "Due", "beginning", "counted", "due", "lookback", "snapshot_digest"]
+__all__ = ["BEGINNING", "Due", "beginning", "counted", "due", "lookback", "may_change_unseen", "snapshot_digest"]
 
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 _LOOKBACK = timedelta(hours=1)
@@ -145,13 +145,18 @@ def snapshot_digest(view: View, warehouse: "Warehouse") -> str | None:
         return None
     state = warehouse.snapshot(view.query)
     now_ns = micros(SystemClock().now()) * 1_000
-    if state is None or any(_may_change_unseen(ns, now_ns) for table in state for _, _, ns in table.files):
+    if state is None or any(may_change_unseen(ns, now_ns) for table in state for _, _, ns in table.files):
         return None
     return hashlib.sha256(msgspec.json.encode(state)).hexdigest()
 
 
-def _may_change_unseen(written_ns: int, now_ns: int) -> bool:
-    """Whether the file could be written again and show the same time: a kernel's clock ticks each 4 to 10 ms, some disks' each 2 s."""
+def may_change_unseen(written_ns: int, now_ns: int) -> bool:
+    """Whether the file could be written again and show the same time: a kernel's clock ticks each 4 to 10 ms, some disks' each 2 s.
+
+    Args:
+        written_ns: When it was last written.
+        now_ns: The moment of looking.
+    """
     tick_ns = 2_000_000_000 if written_ns % 1_000_000_000 == 0 else 20_000_000
     return now_ns - written_ns < tick_ns
 

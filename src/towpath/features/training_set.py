@@ -1,11 +1,24 @@
 """Training sets: what each view said at each moment of a spine, and every spine row kept, in its order."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from towpath.errors import InputError, nearest
+import msgspec
+
+from towpath.errors import InputError, ResourceError, nearest
 from towpath.features.lock import FeatureLock, OnDemandLock
+from towpath.features.training_manifest import (
+    BLOCK_ROWS,
+    SpineDigest,
+    TrainingSetManifest,
+    ViewRead,
+    manifest_of,
+    merged,
+    tables_read,
+    with_manifest,
+)
 from towpath.features.views import View, features_by_view
 from towpath.sql import Query
 from towpath.warehouse.point_in_time import AsOf
@@ -15,16 +28,18 @@ if TYPE_CHECKING:
 
     from towpath.warehouse import Warehouse
 
-__all__ = ["training_set", "with_defaults"]
+__all__ = ["training_set", "with_defaults", "write_training_set"]
 
 _NO_PARAMETERS: Mapping[str, object] = {}
+_PIECE_ROWS = 16 * BLOCK_ROWS
+"""Of a spine that is joined piece by piece: each piece reads the views once more, and its result is in memory."""
 
 
 def training_set(
     warehouse: "Warehouse",
     spine: "Query | pa.Table",
     *,
-    keys: Sequence[str],
+    keys: Sequence[str] | None = None,
     time: str,
     features: Sequence[str],
     views: Mapping[str, View],
@@ -39,7 +54,7 @@ def training_set(
     Args:
         warehouse: Where the views' tables are.
         spine: One row per prediction: keys, a moment, and whatever else is to be kept. A frame of pandas or polars will do.
-        keys: Key columns of the spine; a view may use some of them, or further columns of the spine.
+        keys: Key columns of the spine, those of the views unless given; a view may use some of them, or further columns.
         time: Column with the moment; a naive one is UTC, null matches nothing.
         features: ``view.feature`` or ``view.*``.
         views: By the name before the dot.
@@ -47,8 +62,7 @@ def training_set(
         parameters: For the ``:name`` parameters of the spine's and the views' SQL.
 
     Returns:
-        The spine, then one column ``view.feature`` per feature. The schema's metadata has ``towpath``: JSON with the number
-        of rows, and per view the rows whose key has a null part (``null_keys``) and those without a moment (``null_times``).
+        The spine, then one column ``view.feature`` per feature. Its manifest is in the schema's metadata, see `manifest_of`.
 
     Raises:
         InputError: The spine lacks a column, has one twice, or has a key of another type than the view (nothing is cast).
@@ -56,19 +70,136 @@ def training_set(
         ProjectError: The warehouse refuses the SQL.
     """
     wanted = features_by_view(views, features)
-    table = _spine(warehouse, spine, parameters)
-    _check_columns(table, [*keys, time], [f"{view}.{name}" for view, names in wanted.items() for name in names])
+    table, digest = _spine(warehouse, spine, parameters), SpineDigest()
+    joined = _joined(warehouse, table, keys, time, wanted, views, as_of, parameters)
+    digest.add(table)
+    return with_manifest(joined, msgspec.structs.replace(manifest_of(joined), spine_digest=digest.text))
+
+
+def write_training_set(
+    warehouse: "Warehouse",
+    spine: "Query | pa.Table",
+    path: Path,
+    *,
+    keys: Sequence[str] | None = None,
+    time: str,
+    features: Sequence[str],
+    views: Mapping[str, View],
+    as_of: AsOf = "known",
+    parameters: Mapping[str, object] = _NO_PARAMETERS,
+    piece_rows: int = _PIECE_ROWS,
+    finish: "Callable[[pa.Table], pa.Table] | None" = None,
+) -> TrainingSetManifest:
+    """Write a training set to a Parquet file, piece by piece of its spine, so that memory does not grow with it.
+
+    Rows and their order are those of `training_set`. The file shows up whole or not at all.
+
+    Args:
+        warehouse: As in `training_set`.
+        spine: As in `training_set`; SQL is read as it comes.
+        path: The file; one that is there is replaced. Its folder must exist.
+        keys: As in `training_set`.
+        time: As in `training_set`.
+        features: As in `training_set`.
+        views: As in `training_set`.
+        as_of: As in `training_set`.
+        parameters: As in `training_set`.
+        piece_rows: Rows of one piece, a multiple of 65,536.
+        finish: Adds columns to each piece, such as on-demand features; keeps rows, order and manifest.
+
+    Returns:
+        The manifest, which also stands in the file's metadata.
+
+    Raises:
+        InputError: As in `training_set`; or the folder does not exist.
+        UnknownError: As in `training_set`.
+        ProjectError: As in `training_set`.
+        ResourceError: The file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    if not path.parent.is_dir():
+        raise InputError(f"The folder '{path.parent}' does not exist.", str(path), f"mkdir -p {path.parent}")
+    if piece_rows <= 0 or piece_rows % BLOCK_ROWS:
+        raise InputError(f"piece_rows is {piece_rows:,} and no multiple of {BLOCK_ROWS:,}.")
+    wanted = features_by_view(views, features)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    digest, manifests = SpineDigest(), list[TrainingSetManifest]()
+    writer: pq.ParquetWriter | None = None
+    try:
+        with _reader(warehouse, spine, parameters) as reader:
+            for piece in _pieces(reader, reader.schema, piece_rows):
+                joined = _joined(warehouse, piece, keys, time, wanted, views, as_of, parameters)
+                joined = finish(joined) if finish else joined
+                digest.add(piece)
+                manifests.append(manifest_of(joined))
+                plain = joined.replace_schema_metadata(piece.schema.metadata)
+                writer = writer or pq.ParquetWriter(unfinished, plain.schema, compression="zstd")
+                writer.write_table(plain)
+        manifest = merged(manifests, digest.text)
+        assert writer is not None  # an empty spine is one empty piece
+        writer.add_key_value_metadata({"towpath": msgspec.json.encode(manifest).decode()})
+        writer.close()
+        unfinished.replace(path)
+    except OSError as error:
+        raise ResourceError(
+            f"'{path}' cannot be written: {error}.", str(path), "make room, or another place"
+        ) from error
+    finally:
+        if writer is not None and writer.is_open:
+            writer.close()
+        unfinished.unlink(missing_ok=True)
+    return manifest
+
+
+def _joined(
+    warehouse: "Warehouse",
+    table: "pa.Table",
+    keys: Sequence[str] | None,
+    time: str,
+    wanted: Mapping[str, Sequence[str]],
+    views: Mapping[str, View],
+    as_of: AsOf,
+    parameters: Mapping[str, object],
+) -> "pa.Table":
+    """A spine in memory with its features, and a manifest that lacks the spine's digest."""
+    entity = dict.fromkeys(key for called in wanted for key in views[called].header.keys)
+    added = [f"{view}.{name}" for view, names in wanted.items() for name in names]
+    _check_columns(table, [*(keys or ()), time], added)
     moments = _micros(table, time)
-    counted: dict[str, object] = {"rows": table.num_rows, "null_times": moments.null_count, "null_keys": {}}
-    result, null_keys = table, dict[str, int]()
+    narrow = {called: _narrow(table, moments, called, views[called]) for called in wanted}
+    read = [views[called] for called in wanted]
+    before, unknown = tables_read(warehouse, read)
+    result = table
     for called, names in wanted.items():
-        view = views[called]
-        narrow, null_keys[called] = _narrow(table, moments, called, view)
-        joined = warehouse.point_in_time(view.facts(names), narrow, as_of, parameters)
+        found = warehouse.point_in_time(views[called].facts(names), narrow[called][0], as_of, parameters)
         for name in names:
-            result = result.append_column(f"{called}.{name}", joined.column(name))
-    metadata = {**(table.schema.metadata or {}), b"towpath": json.dumps({**counted, "null_keys": null_keys}).encode()}
-    return result.replace_schema_metadata(metadata)
+            result = result.append_column(f"{called}.{name}", found.column(name))
+    after, _ = tables_read(warehouse, read)
+    changed = {name for name in before if before[name] != after.get(name)}
+    named = sorted({name for view in read for name in view.query.parameters if name in parameters})
+    manifest = TrainingSetManifest(
+        rows=table.num_rows,
+        null_times=moments.null_count,
+        keys=tuple(entity if keys is None else keys),
+        time=time,
+        as_of=as_of,
+        features=tuple(added),
+        spine_digest="",
+        views=tuple(
+            ViewRead(
+                view=called,
+                fingerprint=views[called].fingerprint,
+                ttl=views[called].header.ttl,
+                null_keys=narrow[called][1],
+            )
+            for called in wanted
+        ),
+        parameters={name: str(parameters[name]) for name in named},
+        tables=tuple(before[name] for name in sorted(before)),
+        unproved=tuple(sorted(unknown | changed)),
+    )
+    return with_manifest(result, manifest)
 
 
 def with_defaults(
@@ -110,7 +241,46 @@ def _spine(warehouse: "Warehouse", spine: "Query | pa.Table", parameters: Mappin
     if isinstance(spine, Query):
         spine.check_parameters({"as_of", "since", "until", *parameters})
         return warehouse.read(spine, parameters)
-    return spine if isinstance(spine, pa.Table) else pa.table(spine)
+    table = spine if isinstance(spine, pa.Table) else pa.table(spine)
+    # What polars gives and no engine takes.
+    joinable = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if not any(field.type in joinable for field in table.schema):
+        return table
+    fields = [field.with_type(joinable.get(field.type, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
+
+
+@contextmanager
+def _reader(
+    warehouse: "Warehouse", spine: "Query | pa.Table", parameters: Mapping[str, object]
+) -> "Generator[pa.RecordBatchReader]":
+    """The spine as it comes."""
+    if isinstance(spine, Query):
+        spine.check_parameters({"as_of", "since", "until", *parameters})
+        with warehouse.stream(spine, parameters) as reader:
+            yield reader
+    else:
+        yield _spine(warehouse, spine, parameters).to_reader()
+
+
+def _pieces(batches: "Iterable[pa.RecordBatch]", schema: "pa.Schema", rows: int) -> "Generator[pa.Table]":
+    """The same rows in tables of so many, the last one shorter; at least one."""
+    import pyarrow as pa
+
+    kept: list[pa.RecordBatch] = []
+    count, given = 0, False
+    for batch in batches:
+        rest = batch
+        while rest.num_rows:
+            part = rest.slice(0, rows - count)
+            rest = rest.slice(part.num_rows)
+            kept.append(part)
+            count += part.num_rows
+            if count == rows:
+                yield pa.Table.from_batches(kept, schema)
+                kept, count, given = [], 0, True
+    if kept or not given:
+        yield pa.Table.from_batches(kept, schema)
 
 
 def _check_columns(table: "pa.Table", needed: Sequence[str], added: Sequence[str]) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import msgspec
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from towpath.features import Built, OnlineReader, Split, View
+    from towpath.features import Built, OnlineReader, Split, TrainingSetManifest, View
     from towpath.models.manifest import FeatureLock
     from towpath.platform.evolution import PlanRow, Pruned
     from towpath.platform.opened import Platform
@@ -183,48 +184,71 @@ class Features:
         """The views that some features belong to: ``["prices.price", "sales.*"]`` → two views."""
         return {view: self.view(view) for view in dict.fromkeys(name.rpartition(".")[0] for name in names)}
 
+    @overload
     def training_set(
         self,
         spine: "Query | str | pa.Table",
         features: Sequence[str],
         *,
-        keys: Sequence[str],
+        keys: Sequence[str] | None = None,
         time: str,
         as_of: Literal["known", "event"] = "known",
         parameters: Mapping[str, object] | None = None,
-    ) -> "pa.Table":
+        to: None = None,
+    ) -> "pa.Table": ...
+
+    @overload
+    def training_set(
+        self,
+        spine: "Query | str | pa.Table",
+        features: Sequence[str],
+        *,
+        keys: Sequence[str] | None = None,
+        time: str,
+        as_of: Literal["known", "event"] = "known",
+        parameters: Mapping[str, object] | None = None,
+        to: Path | str,
+    ) -> "TrainingSetManifest": ...
+
+    def training_set(
+        self,
+        spine: "Query | str | pa.Table",
+        features: Sequence[str],
+        *,
+        keys: Sequence[str] | None = None,
+        time: str,
+        as_of: Literal["known", "event"] = "known",
+        parameters: Mapping[str, object] | None = None,
+        to: Path | str | None = None,
+    ) -> "pa.Table | TrainingSetManifest":
         """What was known at each moment of the spine.
 
         Args:
-            spine: Keys and time, as SQL, a parsed query or an Arrow table; further columns are kept.
+            spine: Keys and time, as SQL, a parsed query, an Arrow table or a frame of pandas or polars; further columns are kept.
             features: ``view.feature`` or ``view.*``.
-            keys: Key columns of the spine, in order.
+            keys: Key columns of the spine; those of the views that were asked for unless given.
             time: The column with the moment of prediction.
             as_of: ``known`` also asks that a row had landed; ``event`` trusts the event time alone.
             parameters: ``:name`` parameters of the spine's SQL.
+            to: A Parquet file to write instead, in bounded memory; relative to where the process runs.
 
         Returns:
-            One row for each spine row, in its order; then columns ``view.feature``.
+            One row for each spine row, in its order; then columns ``view.feature``. `towpath.features.manifest_of` says what it
+            was made of. With `to`, that manifest alone.
 
         Raises:
+            InputError: The spine lacks a key, or has one of another type than the view.
             UnknownError: A view or feature does not exist.
             ProjectError: The SQL does not parse or run.
+            ResourceError: The file cannot be written.
         """
-        from towpath import features as room
+        from towpath.platform import training_sets
 
         query = Query.parse(spine, "spine") if isinstance(spine, str) else spine
-        asked = self.split(features)
-        table = room.training_set(
-            self._platform.warehouse,
-            query,
-            keys=tuple(keys),
-            time=time,
-            features=asked.features,
-            views=self.views_of(asked.features),
-            as_of=as_of,
-            parameters=dict(parameters or {}),
-        )
-        return on_demand.appended(self._platform, table, asked, time=time) if asked.files else table
+        asked = training_sets.Asked(self.split(features), keys, time, as_of, dict(parameters or {}))
+        if to is None:
+            return training_sets.read(self._platform, query, asked)
+        return training_sets.write(self._platform, query, asked, Path(to))
 
     def locks(self, names: Sequence[str]) -> "tuple[FeatureLock, ...]":
         """The views as they stand, for a version that is being trained on them; also those that only functions read."""

@@ -1,8 +1,10 @@
 """On-demand features of a project: appended to training sets, computed beside online reads, locked for a version."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from towpath import features as room
@@ -38,7 +40,26 @@ def appended(platform: "Platform", table: "pa.Table", asked: "Split", *, time: s
     functions = functions_of(platform, asked, locks)
     whole = appended_by(functions, table, locks, project=platform.settings.project.name, time=time)
     given = {name for one in functions for name in one.outputs}
-    return whole.drop_columns([*asked.hidden, *(given - set(asked.computed))])
+    kept = whole.drop_columns([*asked.hidden, *(given - set(asked.computed))])
+    manifest = room.manifest_of(table)
+    added = [name for name in kept.column_names if name in {*manifest.features, *asked.computed}]
+    read = _read(platform, asked, functions, locks)
+    return room.with_manifest(kept, msgspec.structs.replace(manifest, features=tuple(added), functions=read))
+
+
+def _read(
+    platform: "Platform", asked: "Split", functions: "Sequence[OnDemand]", locks: "Sequence[FeatureLock]"
+) -> "tuple[room.FunctionRead, ...]":
+    """What decides the values of functions beside their inputs: code, types, and the defaults that they see."""
+    from towpath.models import pack_code
+
+    seen = [(lock.view, column) for lock in locks for column in lock.columns]
+    found: list[room.FunctionRead] = []
+    for one, file in zip(functions, asked.files, strict=True):
+        code = pack_code(platform.folder, None, [file.file])
+        digest = hashlib.sha256(msgspec.json.encode((one.lock.inputs, one.lock.columns, seen)) + code).hexdigest()
+        found.append(room.FunctionRead(view=one.view, digest=f"sha256:{digest}"))
+    return tuple(found)
 
 
 def appended_by(
