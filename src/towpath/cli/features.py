@@ -12,6 +12,7 @@ from towpath.cli.show import as_json_asked, show, working
 from towpath.types import utc
 
 if TYPE_CHECKING:
+    from towpath.features import Difference
     from towpath.platform.features import ViewRow
     from towpath.platform.viewed import FeatureShown
 
@@ -100,6 +101,29 @@ def plan(project: Path, view: str | None, as_of: datetime | None) -> None:
     raise SystemExit(1 if any(row.breaks for row in rows) else 0)
 
 
+@command.command("diff")
+@click.argument("view")
+@click.argument("a")
+@click.argument("b")
+@as_of_option
+@project_option
+@json_option
+def diff(project: Path, view: str, a: str, b: str, as_of: datetime | None) -> None:
+    """Compare two forms of VIEW: their schemas, and at --as-of the values of both. Exits 1 where they differ.
+
+    A and B are the number of a recorded form (1 is the first), working (the file as it is now), or MODEL@VERSION.
+    """
+    from towpath.platform import Platform
+
+    with Platform.open(project).at(as_of) as platform, working("comparing"):
+        found = platform.features.diff(view, a, b)
+    if as_json_asked():
+        show(found)
+    else:
+        _show_difference(found)
+    raise SystemExit(1 if found.differ else 0)
+
+
 @command.command("prune")
 @project_option
 @json_option
@@ -147,6 +171,29 @@ def show_view(project: Path, view: str, as_of: datetime | None) -> None:
     show({name: value for name, value in found.items() if value not in (None, "", ())}, title=view)
     click.echo()
     show([_feature(one, features) for one in features], title="features")
+
+
+def _show_difference(found: "Difference") -> None:
+    facts = {
+        name: value
+        for name in found.__struct_fields__
+        if name not in {"view", "a", "b", "features"} and (value := getattr(found, name)) not in (None, "", ())
+    }
+    show(facts, title=f"{found.view}: a is {found.a}, b is {found.b}")
+    if found.rows_both is None:
+        click.echo("\nThe keys are others, so no row has its like and no value is compared.")
+    elif found.features:
+        click.echo()
+        chosen = ("feature", "type", "differing", "share", "mean_absolute")
+        show([{name: getattr(one, name) for name in chosen} for one in found.features], title="features")
+    examples = [
+        {"feature": one.feature, "key": pair.key, "a": pair.a, "b": pair.b}
+        for one in found.features
+        for pair in one.examples
+    ]
+    if examples:
+        click.echo()
+        show(examples, title="examples")
 
 
 def _line(row: "ViewRow", now: datetime) -> dict[str, object]:

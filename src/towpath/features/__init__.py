@@ -2,6 +2,7 @@
 
 from towpath.features.build import Built, build
 from towpath.features.builds import rows_table, write_rows
+from towpath.features.difference import Difference, FeatureDifference, Pair, difference
 from towpath.features.due import Due, due, snapshot_digest
 from towpath.features.forms import Change, Form, change, placed, record, recorded, view_of_form
 from towpath.features.keys import entity_key, key_bytes, key_part
@@ -25,12 +26,15 @@ __all__ = [
     "Computed",
     "Built",
     "Change",
+    "Difference",
     "Due",
     "FeatureColumn",
+    "FeatureDifference",
     "FeatureLock",
     "Form",
     "OnlineReader",
     "OnlineRows",
+    "Pair",
     "PushedRow",
     "RefusedRow",
     "RowForm",
@@ -41,6 +45,7 @@ __all__ = [
     "build",
     "change",
     "describe",
+    "difference",
     "due",
     "entity_key",
     "features_by_view",

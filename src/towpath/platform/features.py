@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from towpath.features import Built, OnlineReader, Split, TrainingSetManifest, View
+    from towpath.features import Built, Difference, OnlineReader, Split, TrainingSetManifest, View
     from towpath.models.manifest import FeatureLock
     from towpath.platform.evolution import PlanRow, Pruned
     from towpath.platform.opened import Platform
@@ -347,6 +347,25 @@ class Features:
             view: One view; all unless given.
         """
         return evolution.plan(self._platform, view)
+
+    def diff(self, view: str, a: str | int, b: str | int) -> "Difference":
+        """Compare two forms of a view: their schemas, and the newest values of both at the platform's moment.
+
+        Args:
+            view: Its name.
+            a: The number of a recorded form (1 is the first), ``working`` (the file as it is now), or ``<model>@<version>``.
+            b: Another one.
+
+        Returns:
+            Its `differ` says whether they do.
+
+        Raises:
+            UnknownError: There is no such view or form; says which there are.
+            ProjectError: The SQL of one of them does not run any more.
+        """
+        from towpath.platform import difference
+
+        return difference.diff(self._platform, view, a, b)
 
     def prune(self) -> "list[Pruned]":
         """Drop the online tables that neither a file nor a live version of a model needs any more."""
