@@ -1,53 +1,66 @@
 """Two forms of a view side by side: what differs is said for each feature, and what does not is not."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from towpath import features
 from towpath.features import Difference, View
 from towpath.project.declarations import FeatureHeader
 from towpath.project.folder import ViewFile
-from towpath.settings import WarehouseSettings
 from towpath.sql import Query
-from towpath.warehouse import Warehouse, open_warehouse
+from towpath.warehouse import Warehouse
+from warehouse_stand import Stand
 
 START = datetime(2011, 9, 1, tzinfo=UTC)
 
 
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
+class Facts(NamedTuple):
+    """A table in a warehouse; both engines."""
+
+    warehouse: Warehouse
+    table: str
+
+
+@pytest.fixture(scope="module")
+def facts(stand: Stand) -> Facts:
     table = pa.table(
         {
             "shop": pa.array([1, 1, 2, 2], pa.int32()),
             "item": ["a", "b", "a", None],
-            "at": [START] * 4,
+            "at": pa.array([START] * 4, pa.timestamp("us", "UTC")),
             "x": [1.0, None, float("nan"), 4.0],
             "n": pa.array([2**60, 5, 6, 7]),
             "word": ["red", "green", None, "blue"],
         }
     )
-    pq.write_table(table, tmp_path / "facts.parquet")
-    settings = WarehouseSettings(url=f"duckdb://{tmp_path}")
-    return open_warehouse(settings, tmp_path, {})
+    return Facts(stand.warehouse, stand.land(table))
 
 
-def form(warehouse: Warehouse, chosen: str, rest: str = "", keys: tuple[str, ...] = ("shop", "item")) -> View:
-    query = Query.parse(f"select {', '.join(keys)}, at, {chosen} from facts {rest}", "facts.sql")
+def form(
+    facts: Facts,
+    chosen: str,
+    rest: str = "",
+    keys: tuple[str, ...] = ("shop", "item"),
+    *,
+    key: str = "shop",
+    at: str = "at",
+) -> View:
+    select = ", ".join([f"{key} as shop", *keys[1:], f"{at} as at", chosen])
+    query = Query.parse(f"select {select} from {facts.table} {rest}", "facts.sql")
     header = FeatureHeader(entity=keys, event_time="at")
-    return features.describe(ViewFile(name="facts", query=query, header=header), warehouse)
+    return features.describe(ViewFile(name="facts", query=query, header=header), facts.warehouse)
 
 
-def compared(warehouse: Warehouse, a: View, b: View, *, hours: int = 1) -> Difference:
-    return features.difference(a, b, warehouse, as_of=START + timedelta(hours=hours), names=("1", "working"))
+def compared(facts: Facts, a: View, b: View, *, hours: int = 1) -> Difference:
+    return features.difference(a, b, facts.warehouse, as_of=START + timedelta(hours=hours), names=("1", "working"))
 
 
-def test_a_form_equals_itself_with_its_nulls_and_nans(warehouse: Warehouse) -> None:
-    one = form(warehouse, "x, n, word")
-    found = compared(warehouse, one, one)
+def test_a_form_equals_itself_with_its_nulls_and_nans(facts: Facts) -> None:
+    one = form(facts, "x, n, word")
+    found = compared(facts, one, one)
     assert (found.differ, found.rows_a, found.rows_b, found.rows_both) == (False, 3, 3, 3)
     assert [(each.feature, each.differing, each.share) for each in found.features] == [
         ("x", 0, 0.0),
@@ -56,16 +69,16 @@ def test_a_form_equals_itself_with_its_nulls_and_nans(warehouse: Warehouse) -> N
     ]
 
 
-def test_another_way_to_write_it_that_gives_the_same_is_no_difference(warehouse: Warehouse) -> None:
-    found = compared(warehouse, form(warehouse, "x"), form(warehouse, "x / 3 * (3 + 3e-10) as x"))
+def test_another_way_to_write_it_that_gives_the_same_is_no_difference(facts: Facts) -> None:
+    found = compared(facts, form(facts, "x"), form(facts, "x / 3 * (3 + 3e-10) as x"))
     assert (found.computation, found.differ) == ("the computation changed", False)
-    assert compared(warehouse, form(warehouse, "x"), form(warehouse, "x * (1 + 1e-8) as x")).differ
+    assert compared(facts, form(facts, "x"), form(facts, "x * (1 + 1e-8) as x")).differ
 
 
-def test_each_feature_says_how_many_keys_differ_by_how_much_with_examples(warehouse: Warehouse) -> None:
-    a = form(warehouse, "x, n, word")
-    b = form(warehouse, "coalesce(x, 0) as x, n + 1 as n, word")
-    x, n, word = compared(warehouse, a, b).features
+def test_each_feature_says_how_many_keys_differ_by_how_much_with_examples(facts: Facts) -> None:
+    a = form(facts, "x, n, word")
+    b = form(facts, "coalesce(x, 0) as x, n + 1 as n, word")
+    x, n, word = compared(facts, a, b).features
     # null against a number differs and is no distance; whole numbers above 2^53 are not rounded into equality
     assert (x.differing, x.share, x.mean_absolute) == (1, pytest.approx(1 / 3), 0.0)
     assert [(one.key, one.a, one.b) for one in x.examples] == [({"shop": 1, "item": "b"}, None, 0.0)]
@@ -74,41 +87,36 @@ def test_each_feature_says_how_many_keys_differ_by_how_much_with_examples(wareho
     assert word.differing == 0
 
 
-def test_keys_that_only_one_has_are_counted_and_shown(warehouse: Warehouse) -> None:
-    found = compared(warehouse, form(warehouse, "n"), form(warehouse, "n", "where shop = 1"))
+def test_keys_that_only_one_has_are_counted_and_shown(facts: Facts) -> None:
+    found = compared(facts, form(facts, "n"), form(facts, "n", "where shop = 1"))
     assert (found.differ, found.rows_both, found.only_a, found.only_b) == (True, 2, 1, 0)
     assert (found.only_a_keys, found.only_b_keys) == (({"shop": 2, "item": "a"},), ())
 
 
 def test_columns_that_come_go_or_change_their_type_are_told_and_numbers_are_still_compared(
-    warehouse: Warehouse,
+    facts: Facts,
 ) -> None:
-    found = compared(warehouse, form(warehouse, "n, x"), form(warehouse, "cast(n as double) as n, word"))
+    found = compared(facts, form(facts, "n, x"), form(facts, "cast(n as double) as n, word"))
     assert (found.differ, found.added, found.dropped) == (True, ("word",), ("x",))
     assert found.retyped == ("n: int64 → double",)
     assert [(one.type, one.differing) for one in found.features] == [("int64 → double", 0)]
-    (n,) = compared(warehouse, form(warehouse, "n"), form(warehouse, "cast(n as text) as n")).features
+    (n,) = compared(facts, form(facts, "n"), form(facts, "cast(n as text) as n")).features
     assert (n.differing, n.share) == (None, None)
 
 
-def test_other_keys_are_a_difference_without_pairs(warehouse: Warehouse) -> None:
-    found = compared(warehouse, form(warehouse, "n"), form(warehouse, "n", keys=("shop",)))
+def test_other_keys_are_a_difference_without_pairs(facts: Facts) -> None:
+    found = compared(facts, form(facts, "n"), form(facts, "n", keys=("shop",)))
     assert (found.differ, found.rows_a, found.rows_b, found.rows_both) == (True, 3, 2, None)
     # a key of wider numbers is the same key
-    wide = Query.parse("select cast(shop as bigint) as shop, item, at, n from facts", "facts.sql")
-    header = FeatureHeader(entity=("shop", "item"), event_time="at")
-    wider = features.describe(ViewFile(name="facts", query=wide, header=header), warehouse)
-    assert compared(warehouse, form(warehouse, "n"), wider).rows_both == 3
+    wider = form(facts, "n", key="cast(shop as bigint)")
+    assert compared(facts, form(facts, "n"), wider).rows_both == 3
 
 
-def test_before_the_first_row_nothing_differs(warehouse: Warehouse) -> None:
-    found = compared(warehouse, form(warehouse, "n"), form(warehouse, "n + 1 as n"), hours=-1)
+def test_before_the_first_row_nothing_differs(facts: Facts) -> None:
+    found = compared(facts, form(facts, "n"), form(facts, "n + 1 as n"), hours=-1)
     assert (found.differ, found.rows_both, found.features[0].share) == (False, 0, None)
 
 
-def test_another_event_time_is_a_difference(warehouse: Warehouse) -> None:
-    late = Query.parse("select shop, item, at - interval 1 hour as at, n from facts", "facts.sql")
-    header = FeatureHeader(entity=("shop", "item"), event_time="at")
-    other = features.describe(ViewFile(name="facts", query=late, header=header), warehouse)
-    found = compared(warehouse, form(warehouse, "n"), other)
+def test_another_event_time_is_a_difference(facts: Facts) -> None:
+    found = compared(facts, form(facts, "n"), form(facts, "n", at="(at - interval '1' hour)"))
     assert (found.differ, found.other_times, found.features[0].differing) == (True, 3, 0)
