@@ -14,7 +14,7 @@ from towpath import features
 from towpath.project.declarations import FeatureHeader
 from towpath.project.folder import ViewFile
 from towpath.sql import Query, quoted
-from towpath.warehouse import AsOf
+from towpath.warehouse import AsOf, Snapshots
 from warehouse_stand import GeneratedStand, Stand
 
 START_US = 1_300_000_000_000_000
@@ -367,6 +367,21 @@ def test_rows_without_a_key_or_a_moment_are_counted(stand: Stand) -> None:
     )
     manifest = features.manifest_of(joined)
     assert (manifest.rows, manifest.null_times, manifest.views[0].null_keys) == (3, 1, 1)
+
+
+def test_an_engine_that_cannot_tell_whether_its_tables_changed_proves_nothing(stand: Stand) -> None:
+    table = stand.land(pa.table({"id": [1], "at": [datetime(2011, 1, 1)], "x": [5.0]}))
+    view = simple_view(stand, f"select * from {table}")
+    spine = pa.table({"id": [1], "t": [datetime(2011, 2, 1)]})
+    manifest = features.manifest_of(
+        features.training_set(stand.warehouse, spine, time="t", features=["v.x"], views={"v": view})
+    )
+    if isinstance(stand.warehouse, Snapshots):
+        assert [state.table for state in manifest.tables] == [table]
+    else:
+        assert manifest.unproved == (table,)
+        assert manifest.differences(manifest) == ()
+        assert not manifest.same_as(manifest)
 
 
 def test_a_view_may_read_a_table_named_like_one_of_ours(stand: Stand) -> None:

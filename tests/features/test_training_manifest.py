@@ -200,6 +200,18 @@ def test_a_failure_in_the_midst_leaves_the_file_that_was_there(shop: Shop, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.parquet", "warehouse"]
 
 
+@pytest.mark.parametrize(
+    "spine", [{"id": [1], "t": [DAY]}, {"id": ["a"], "t": ["2011-07-01"]}, {"idd": ["a"], "t": [DAY]}]
+)
+def test_a_spine_that_does_not_fit_leaves_nothing_half_written(
+    shop: Shop, tmp_path: Path, spine: dict[str, list[object]]
+) -> None:
+    path = tmp_path / "rows.parquet"
+    with pytest.raises(InputError):
+        write_training_set(shop.warehouse, pa.table(spine), path, time="t", features=["v.*"], views={"v": shop.view()})
+    assert [p.name for p in tmp_path.iterdir()] == ["warehouse"]
+
+
 def test_a_folder_that_is_not_there_is_refused_before_anything_runs(shop: Shop, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         write_training_set(

@@ -62,6 +62,8 @@ def test_a_project_as_tow_init_writes_it_has_no_problem(shop: Path, faults: Faul
         (VIEW, "    price_eur\n", "    :asof as price_eur\n", "unknown parameter ':asof'; did you mean 'as_of'?"),
         (VIEW, 'ttl = "3d"', 'ttl = "3 days"', "ttl: '3 days' is no duration"),
         (VIEW, 'entity = "item_id"', 'entity = "item"', "entity 'item' is no column of the SELECT; did you mean 'item_id'?"),
+        (VIEW, 'entity = "item_id"', "", "missing key 'entity'"),
+        (VIEW, 'event_time = "day_end"', "", "missing key 'event_time'"),
         (VIEW, 'event_time = "day_end"', 'event_time = "day_and"', "event_time 'day_and' is no column of the SELECT; did you mean 'day_end'?"),
         (SPINE, 'segments = ["price_band"]', 'segments = ["price_bend"]', "segments 'price_bend' is no column of the SELECT; did you mean 'price_band'?"),
         (SPINE, 'label = "units_next_7d"', 'label = "units_next_7"', "label 'units_next_7' is no column of the SELECT"),
