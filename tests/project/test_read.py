@@ -31,7 +31,9 @@ def test_everything_that_was_declared_is_there(shop: Path) -> None:
 
 
 def test_built_in_metrics_are_there_and_a_projects_own_wins(shop: Path) -> None:
-    assert {"wape", "bias", "mae", "mse", "brier", "logloss", "accuracy", "short_units"} == set(read(shop, {}).metrics)
+    assert {"wape", "bias", "mae", "mse", "brier", "logloss", "accuracy", "short_units", "hit_rate", "mrr"} == set(
+        read(shop, {}).metrics
+    )
     own = (shop / "metrics" / "short_units.sql").read_text()
     (shop / "metrics" / "wape.sql").write_text(own)
     metric = read(shop, {}).metrics["wape"]
