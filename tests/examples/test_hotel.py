@@ -312,7 +312,13 @@ def test_every_monitor_was_asked_every_night_and_none_could_not_be(afterwards: P
         "select monitor, count(distinct at_us) as days, sum(case when status = 'error' then 1 else 0 end) as errors"
         " from checks where model = 'cancellation' group by monitor"
     )
-    names = {"did_it_run", "far_from_previous", "worse_than_promised", "cancellation/as_many_as_said"}
+    names = {
+        "did_it_run",
+        "far_from_previous",
+        "features_as_trained",
+        "worse_than_promised",
+        "cancellation/as_many_as_said",
+    }
     assert {row["monitor"] for row in asked} == names
     assert {row["errors"] for row in asked} == {0}
     assert len({row["days"] for row in asked}) == 1
