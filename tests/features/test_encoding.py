@@ -35,7 +35,7 @@ def batch() -> pa.RecordBatch:
 
 
 def test_a_row_is_written_as_release_one_wrote_it() -> None:
-    assert encode(batch(), SCHEMA)[0] == (FORMATS / "online_row.bin").read_bytes()
+    assert encode(batch().columns, SCHEMA)[0] == (FORMATS / "online_row.bin").read_bytes()
     assert SCHEMA.to_bytes() == (FORMATS / "online_schema.bin").read_bytes()
 
 
@@ -58,7 +58,7 @@ def test_a_row_that_release_one_wrote_is_read() -> None:
 
 
 def test_nulls_and_absent_rows_are_null_in_the_way_of_their_type() -> None:
-    rows = [None, encode(batch(), SCHEMA)[1], None]
+    rows = [None, encode(batch().columns, SCHEMA)[1], None]
     decoded = decode(rows, SCHEMA, [*COLUMNS, "added later"], now_us=3, ttl_us=None)
     assert np.isnan(decoded.columns["price"]).all()
     assert np.isnan(decoded.columns["units"]).all()
@@ -76,12 +76,12 @@ def test_nulls_and_absent_rows_are_null_in_the_way_of_their_type() -> None:
 )
 def test_a_row_counts_from_its_landing_to_the_end_of_its_ttl(now_us: int, ttl_us: int | None, counts: bool) -> None:
     # given a row that became true at -1 and landed at 3
-    decoded = decode(encode(batch(), SCHEMA)[1:], SCHEMA, ["country"], now_us=now_us, ttl_us=ttl_us)
+    decoded = decode(encode(batch().columns, SCHEMA)[1:], SCHEMA, ["country"], now_us=now_us, ttl_us=ttl_us)
     assert decoded.columns["country"].tolist() == ([""] if counts else [None])
 
 
 def test_damaged_rows_are_refused() -> None:
-    row = encode(batch(), SCHEMA)[0]
+    row = encode(batch().columns, SCHEMA)[0]
     with pytest.raises(FormatError, match="shorter"):
         decode([row[:30]], SCHEMA, ["price"], now_us=0, ttl_us=None)
     with pytest.raises(FormatError, match="schema 1"):
@@ -107,9 +107,8 @@ def test_what_goes_in_comes_out(
     types = (pa.float64(), pa.string(), pa.int64(), pa.string())
     columns = {name: pa.array([row[0][i] for row in rows], types[i]) for i, name in enumerate(names)}
     event = pa.array([row[1] for row in rows], pa.int64())
-    table = pa.RecordBatch.from_pydict({"event": event, "landed": event, **columns})
     schema = RowSchema(keys=("int64",), columns=tuple((name, str(types[i])) for i, name in enumerate(names)))
-    encoded = encode(table, schema)
+    encoded = encode([event, event, *columns.values()], schema)
     decoded = decode(encoded, schema, names, now_us=10**15, ttl_us=None)
     back = zip(*(_with_none(decoded.columns[name].tolist()) for name in names), strict=True)
     assert list(back) == [row[0] for row in rows]
@@ -143,7 +142,7 @@ def test_a_few_rows_of_numbers_are_what_they_are_among_many(
     event, landed, a, b, away = (list(column) for column in zip(*rows, strict=True)) if rows else ([] for _ in range(5))
     types = {"event": pa.int64(), "landed": pa.int64(), "a": pa.float64(), "b": pa.float32()}
     made = {name: pa.array(given, types[name]) for name, given in zip(types, (event, landed, a, b), strict=True)}
-    stored = encode(pa.RecordBatch.from_pydict(made), schema)
+    stored = encode(list(made.values()), schema)
     values = [None if gone else value for value, gone in zip(stored, away, strict=True)]
     # when they are read alone, and with so many others that the other way is taken
     alone = decode(values, schema, ["a", "b"], now_us=10, ttl_us=ttl_us)

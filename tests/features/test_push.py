@@ -73,7 +73,7 @@ def test_a_row_becomes_the_bytes_that_a_build_writes() -> None:
             },
         }
     )
-    assert form().to_bytes([row], micros(NOW)) == encode(built, SCHEMA)
+    assert form().to_bytes([row], micros(NOW)) == encode(built.columns, SCHEMA)
     assert row.key == '[7,"é"]'.encode()
 
 

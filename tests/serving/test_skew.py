@@ -154,13 +154,8 @@ def test_answers_that_agree_with_training_show_no_skew(story: Story) -> None:
 def test_a_value_that_was_altered_online_is_found_with_its_key(story: Story) -> None:
     with story.at(1) as platform:
         kinds = RowSchema(keys=("string",), columns=(("x", "double"), ("note", "string")))
-        batch = {
-            "event": pa.array([micros(START)]),
-            "landed": pa.array([micros(START)]),
-            "x": pa.array([99.0]),
-            "note": pa.array(["a"]),
-        }
-        [row] = features.encoding.encode(pa.RecordBatch.from_pydict(batch), kinds)
+        columns = [pa.array([micros(START)]), pa.array([micros(START)]), pa.array([99.0]), pa.array(["a"])]
+        [row] = features.encoding.encode(columns, kinds)
         features.write_rows(platform.online, story.table, [(f'["{KEYS[7]}"]'.encode(), row)])
     story.answer(10)
     found = story.skew(60)["clicks.x"]

@@ -76,7 +76,7 @@ class _Run(msgspec.Struct):
             for batch in reader:
                 if batch.num_rows == 0:
                     continue
-                into(list(zip(_keys(batch, len(types)), encode(batch, schema), strict=True)))
+                into(list(zip(_keys(batch, len(types)), encode(batch.columns[len(types) :], schema), strict=True)))
                 self.rows += batch.num_rows
                 last = int(batch.column("event").to_numpy().max())
                 self.newest_us = last if self.newest_us is None else max(self.newest_us, last)

@@ -116,23 +116,24 @@ class Decoded(msgspec.Struct, frozen=True):
     """Which rows have no value; only of the columns that have such rows."""
 
 
-def encode(batch: "pa.RecordBatch", schema: RowSchema) -> list[bytes]:
+def encode(columns: "Sequence[pa.Array]", schema: RowSchema) -> list[bytes]:
     """Encode rows of a warehouse.
 
     Args:
-        batch: Columns ``event``, ``landed`` (microseconds since 1970, ``int64``, no nulls) and the schema's own.
+        columns: Event time and landing time (microseconds since 1970, ``int64``, no nulls), then the schema's own in its
+            order. They have no names here, so that a feature may have any.
         schema: What a row looks like.
 
     Returns:
         One value per row, in order.
     """
-    n, width = batch.num_rows, len(schema.columns)
+    event, landed, *values = columns
+    n, width = len(event), len(schema.columns)
     slots = np.zeros((n, width), dtype="<i8")
     nulls = np.zeros((n, width), dtype=bool)
     texts: list[list[bytes]] = []
     ends = np.zeros(n, dtype=np.int64)
-    for i, ((name, _), kind) in enumerate(zip(schema.columns, schema.kinds, strict=True)):
-        column = batch.column(name)
+    for i, (column, kind) in enumerate(zip(values, schema.kinds, strict=True)):
         nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
         if kind in "sj":
             texts.append(_texts(column, kind))
@@ -142,8 +143,8 @@ def encode(batch: "pa.RecordBatch", schema: RowSchema) -> list[bytes]:
         else:
             slots[:, i] = _slots(column, kind)
     head = np.zeros((n, schema.fixed_bytes), dtype=np.uint8)
-    head[:, :8] = _sortable(batch.column("event"))
-    head[:, 8:16] = _sortable(batch.column("landed"))
+    head[:, :8] = _sortable(event)
+    head[:, 8:16] = _sortable(landed)
     head[:, 16], head[:, 17] = schema.number & 0xFF, schema.number >> 8
     start = _HEAD_BYTES + schema.bitmap_bytes
     head[:, _HEAD_BYTES:start] = np.packbits(nulls, axis=1, bitorder="little")

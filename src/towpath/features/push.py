@@ -126,14 +126,12 @@ class RowForm:
         import pyarrow as pa
 
         event = [row.event_us for row in rows]
-        columns: dict[str, Any] = {
-            "event": pa.array(event, pa.int64()),
-            "landed": pa.array(event if self._created is None else [landed_us] * len(rows), pa.int64()),
-        }
-        by_feature = zip(*(row.values for row in rows), strict=True)
-        for (name, kind), values in zip(self.schema.columns, by_feature, strict=True):
-            columns[name] = pa.array(values, _arrow_type(kind))
-        return encode(pa.RecordBatch.from_pydict(columns), self.schema)
+        landed = event if self._created is None else [landed_us] * len(rows)
+        values = [
+            pa.array([row.values[i] for row in rows], _arrow_type(kind))
+            for i, (_, kind) in enumerate(self.schema.columns)
+        ]
+        return encode([pa.array(event, pa.int64()), pa.array(landed, pa.int64()), *values], self.schema)
 
     def _checked(self, place: int, row: object, latest_us: int) -> PushedRow:
         if not isinstance(row, Mapping):

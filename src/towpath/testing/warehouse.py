@@ -243,8 +243,10 @@ class WarehouseContract:
     def test_only_what_landed_since_then_counts_where_that_is_asked(self, stand: Stand) -> None:
         """Whatever its event time."""
         rows = (("a", 5, 5, 50), ("a", 1, 7, 17), ("b", 2, 2, 20), ("c", 3, None, 30), ("d", 6, None, 60))
-        facts = _facts(stand, rows, landed_since_us=_us(6))
-        assert _newest(stand, facts, as_of=9) == {("a", _us(1), _us(7), 17), ("d", _us(6), _us(6), 60)}
+        facts = _facts(stand, (*rows, ("e", 7, 1, 71)), landed_since_us=_us(6))
+        known = {("a", _us(1), _us(7), 17), ("d", _us(6), _us(6), 60)}
+        # of "e" the event came true after it had landed, and so it became known then
+        assert _newest(stand, facts, as_of=9) == {*known, ("e", _us(7), _us(1), 71)}
 
     def test_a_join_leaves_nothing_behind(self, stand: Stand) -> None:
         """Whatever it made for itself is gone."""
@@ -342,5 +344,5 @@ def _newest(
     }
     with stand.warehouse.newest(facts, {**moments, **(given or {})}) as reader:
         rows = reader.read_all()
-    assert rows.column_names == ["k0", "event", "landed", "x", "label"]
-    return {(row["k0"], row["event"], row["landed"], row["x"]) for row in rows.to_pylist()}
+    assert rows.column_names == ["k0", "event", "landed", "f0", "f1"]
+    return {(row["k0"], row["event"], row["landed"], row["f0"]) for row in rows.to_pylist()}

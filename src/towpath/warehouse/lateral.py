@@ -110,12 +110,12 @@ def newest_select(facts: Facts, view: str, *, as_of: str, since: str) -> str:
         since: Another.
 
     Returns:
-        A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970) and the view's `columns`, by name.
+        A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970), then ``f0``, ``f1`` … for its `columns`.
     """
     parts = [f"k{i}" for i in range(len(facts.keys))]
     keys = ", ".join(parts)
     present = " and ".join(f"{part} is not null" for part in parts)
-    chosen = ", ".join(f"f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
+    chosen = ", ".join(f"f{i}" for i in range(len(facts.columns)))
     fresh = ""
     if facts.landed_since_us is not None:
         known = f"timestamptz 'epoch' + interval '{facts.landed_since_us} microseconds'"

@@ -106,8 +106,9 @@ def generated_newest_sql(facts: Facts, dialect: Dialect) -> str:
     keys = _keys(facts)
     present = " and ".join(f"{part} is not null" for part in ("event", *_parts(facts)))
     as_of, since = (_MICROS[dialect].format(_PLACEHOLDERS[dialect].format(name)) for name in ("as_of", "since"))
-    landed = "" if facts.landed_since_us is None else f"and landed >= {facts.landed_since_us}"
-    chosen = ", ".join(f"f{i} as {_label(name, dialect)}" for i, name in enumerate(facts.columns))
+    edge = facts.landed_since_us
+    landed = "" if edge is None else f"and (landed >= {edge} or event >= {edge})"
+    chosen = ", ".join(f"f{i}" for i in range(len(facts.columns)))
     return f"""
 with view_rows as (
     {_view_rows(facts, dialect)}

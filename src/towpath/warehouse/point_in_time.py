@@ -109,8 +109,8 @@ def newest_sql(facts: Facts) -> str:
     has come, so the later of the two decides. The filter stands around the view, which need not know.
 
     Returns:
-        A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970) and the view's `columns`, by name; no
-        order. A full tie gives one of its rows, never a mixture.
+        A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970), then ``f0``, ``f1`` … for the view's
+        `columns`, so that a feature may have any name; no order. A full tie gives one of its rows, never a mixture.
 
     Example:
         >>> view = Query.parse("select id, at, x from v")
@@ -120,7 +120,7 @@ def newest_sql(facts: Facts) -> str:
     parts = [f"k{i}" for i in range(len(facts.keys))]
     keys = ", ".join(parts)
     present = " and ".join(f"{part} is not null" for part in ("event", *parts))
-    chosen = ", ".join(f"feature_values.f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
+    chosen = ", ".join(f"feature_values.f{i} as f{i}" for i in range(len(facts.columns)))
     landed = (
         ""
         if facts.landed_since_us is None

@@ -55,7 +55,7 @@ class Warehouse(Protocol):
     def newest(
         self, facts: Facts, parameters: Mapping[str, object] = _NO_PARAMETERS
     ) -> "AbstractContextManager[pa.RecordBatchReader]":
-        """The newest row per key that is known at ``as_of``: keys, then ``event`` and ``landed`` (microseconds), then features."""
+        """The newest row per key that is known at ``as_of``: ``k0``, ``k1`` …, ``event`` and ``landed`` (microseconds), ``f0``, ``f1`` …."""
         ...
 
     def close(self) -> None:
