@@ -419,3 +419,34 @@ def test_a_build_that_is_killed_leaves_the_old_state_readable_and_the_next_run_r
     assert standing == {state.table, *(former.table for former in state.former)}
     stand.warehouse.close()
     stand.online.close()
+
+
+def test_a_feature_may_have_any_name_also_one_of_ours(stand: Stand) -> None:
+    # given features that are called what the compiled SQL calls its own columns
+    names = ["k0", "event", "landed", "f0", "f1", "entity", "rn", "K1"]
+    chosen = ", ".join(f'x + {at} as "{name}"' for at, name in enumerate(names))
+    view = stand.view(
+        [Row("1", 1, 2, 10), Row("11", 3, 3, 20)],
+        sql=f"select id, event as happened, created as arrived, {chosen} from {{name}}",
+        event_time="happened",
+        created_time="arrived",
+    )
+    assert list(view.features) == names
+    # when they are built
+    stand.build(view, 5)
+    # then each has its own value, online as in training
+    asked = [f"{view.name}.{name}" for name in names]
+    reader = features.OnlineReader(stand.online, features.lock({view.name: view}, asked), "shop")
+    online = reader.read({"id": ["1", "11"]}, 2, micros(moment(5))).columns
+    assert {name: online[name].tolist() for name in asked} == {
+        name: [10.0 + at, 20.0 + at] for at, name in enumerate(asked)
+    }
+    spine = pa.table({"id": ["1", "11"], "t": [moment(5)] * 2})
+    joined = features.training_set(
+        stand.warehouse, spine, keys=["id"], time="t", features=asked, views={view.name: view}
+    )
+    assert {name: joined.column(name).to_pylist() for name in asked} == {name: online[name].tolist() for name in asked}
+    # and a second look at one form of it finds nothing else
+    again = features.difference(view, view, stand.warehouse, moments=(moment(5), moment(5)), names=("1", "1"))
+    assert not again.differ
+    assert [one.feature for one in again.features] == names

@@ -57,6 +57,38 @@ def test_a_recorded_form_the_file_and_what_a_model_was_trained_on_are_the_same_u
     assert "examples" in people.stdout
 
 
+def test_the_file_at_two_moments_says_what_changed_between(played: Path) -> None:
+    earlier = STORY.morning(6)
+    with Platform.open(played, variables={}).at(NOW) as platform:
+        found = platform.features.diff("prices", earlier, "working")
+        assert (found.at_a, found.at_b, found.a) == (earlier, NOW, f"{earlier:%Y-%m-%dT%H:%M:%S}")
+        assert found.rows_both
+        assert found.other_times == found.rows_both  # each item has a newer row
+        same = platform.features.diff("prices", f"1:{earlier:%Y-%m-%dT%H:%M}", f"{earlier:%Y-%m-%dT%H:%M}")
+        assert not same.differ
+
+
+def test_a_view_that_another_project_published_is_compared_by_its_forms(shop: Path, tmp_path: Path) -> None:
+    path = shop / VIEW
+    path.write_text(path.read_text("utf-8").replace("/* ---\n", "/* ---\npublish = true\n", 1), "utf-8")
+    with Platform.open(shop, variables={}).at(NOW) as platform:
+        platform.features.build("prices")
+        name = platform.settings.project.name
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "towpath.toml").write_text(
+        f'[project]\nname = "other"\nteam = "b"\n[stores]\nobjects = "{shop}/.towpath/objects"\n'
+        f'[warehouse]\nurl = "duckdb://{shop}/warehouse"\n'
+    )
+    with Platform.open(other, variables={}).at(NOW) as platform:
+        found = platform.features.diff(f"{name}/prices", 1, "working")
+        assert (found.differ, found.rows_both) == (False, found.rows_a)
+        with pytest.raises(UnknownError, match=r"no form '7'; there are: 1 .*; working; demand@1"):
+            platform.features.diff(f"{name}/prices", 7, 1)
+        with pytest.raises(UnknownError, match=f"no published view '{name}/price'; did you mean"):
+            platform.features.diff(f"{name}/price", 1, "working")
+
+
 def test_a_form_that_is_not_there_is_refused_with_those_that_are(played: Path) -> None:
     with Platform.open(played, variables={}).at(NOW) as platform:
         for called in ("2", "0", "demand@9", "nobody@1", "head"):

@@ -109,9 +109,10 @@ def plan(project: Path, view: str | None, as_of: datetime | None) -> None:
 @project_option
 @json_option
 def diff(project: Path, view: str, a: str, b: str, as_of: datetime | None) -> None:
-    """Compare two forms of VIEW: their schemas, and at --as-of the values of both. Exits 1 where they differ.
+    """Compare two forms of VIEW, or one at two moments: their schemas, and the values. Exits 1 where they differ.
 
-    A and B are the number of a recorded form (1 is the first), working (the file as it is now), or MODEL@VERSION.
+    A and B are the number of a recorded form (1 is the first), working (the file as it is now), or MODEL@VERSION, each as of
+    --as-of; a TIME, at which the file is asked; or both, as in 1:2011-09-01.
     """
     from towpath.platform import Platform
 
@@ -184,7 +185,7 @@ def _show_difference(found: "Difference") -> None:
         click.echo("\nThe keys are others, so no row has its like and no value is compared.")
     elif found.features:
         click.echo()
-        chosen = ("feature", "type", "differing", "share", "mean_absolute")
+        chosen = ("feature", "type", "changed", "missing", "extra", "share", "smape", "mean_absolute")
         show([{name: getattr(one, name) for name in chosen} for one in found.features], title="features")
     examples = [
         {"feature": one.feature, "key": pair.key, "a": pair.a, "b": pair.b}

@@ -3,7 +3,7 @@
 from towpath.features.build import Built, build
 from towpath.features.builds import rows_table, write_rows
 from towpath.features.difference import Difference, FeatureDifference, Pair, difference
-from towpath.features.due import Due, due, snapshot_digest
+from towpath.features.due import Due, counted, due, snapshot_digest
 from towpath.features.forms import Change, Form, change, placed, record, recorded, view_of_form
 from towpath.features.keys import entity_key, key_bytes, key_part
 from towpath.features.lock import FeatureColumn, FeatureLock, OnDemandInputLock, OnDemandLock
@@ -44,6 +44,7 @@ __all__ = [
     "ViewRead",
     "build",
     "change",
+    "counted",
     "describe",
     "difference",
     "due",

@@ -1,4 +1,4 @@
-"""Two forms of a view at one moment: what their schemas tell apart, and for how many keys the values do."""
+"""Two forms of a view, or one at two moments: what their schemas tell apart, and for how many keys the values do."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,12 +8,12 @@ import msgspec
 
 from towpath.features.due import beginning
 from towpath.features.forms import change
+from towpath.features.keys import family
 from towpath.features.views import View
+from towpath.warehouse.engine import Engine
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from towpath.warehouse import Warehouse
 
@@ -22,10 +22,11 @@ __all__ = ["Difference", "FeatureDifference", "Pair", "difference"]
 TOLERANCE = 1e-9
 """Two floats that are this share of the larger one apart count as equal: sums in another order end in other digits."""
 _EXAMPLES = 3
+_NUMBERS = {"number", "whole number"}
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """One key and what the two forms say of it."""
+    """One key and what the two sides say of it."""
 
     key: dict[str, object]
     a: object
@@ -33,17 +34,25 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeatureDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature that both forms have, over the keys that both have."""
+    """One feature that both sides have, over the keys that both have."""
 
     feature: str
     type: str
-    """Arrow's name; ``double → int64`` where it changed."""
+    """Arrow's name; ``double → int64`` where it is another one."""
     differing: int | None
-    """Keys whose values differ; none where values of these two types cannot be compared."""
+    """Keys whose values differ: changed, missing and extra together; none where values of these two types cannot be compared."""
+    changed: int | None = None
+    """Both have a value, and not the same."""
+    missing: int | None = None
+    """``a`` has a value where ``b`` has none."""
+    extra: int | None = None
+    """``b`` has a value where ``a`` has none."""
     share: float | None
-    """Of the keys that both have, 0 to 1; none where there is no such key."""
+    """Of the keys that both have, those that differ, 0 to 1; none where there is no such key."""
+    smape: float | None = None
+    """Over the keys where both are finite numbers: 0 is equal, 2 the most; none without such keys."""
     mean_absolute: float | None
-    """Mean of ``abs(b - a)`` over the keys where both are finite numbers, equal ones included; none without such keys."""
+    """Mean of ``abs(b - a)`` over the same keys, equal ones included."""
     examples: tuple[Pair, ...] = ()
     """The first keys that differ, in their order."""
 
@@ -54,8 +63,10 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     view: str
     a: str
     b: str
-    at: datetime
-    """Both forms gave the newest rows that were known then."""
+    at_a: datetime
+    """``a`` gave the newest rows that were known then."""
+    at_b: datetime
+    """And ``b`` those that were known then."""
     differ: bool
     """Whether schema, rows or values differ. A computation that is written in another way and gives the same does not."""
     added: tuple[str, ...] = ()
@@ -78,176 +89,187 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[FeatureDifference, ...] = ()
 
 
-def difference(a: View, b: View, warehouse: "Warehouse", *, as_of: datetime, names: tuple[str, str]) -> Difference:
-    """Compare two forms of a view: their schemas, then the newest row of each key that was known at a moment.
+def difference(
+    a: View,
+    b: View,
+    warehouse: "Warehouse",
+    *,
+    moments: tuple[datetime, datetime],
+    names: tuple[str, str],
+    memory_mib: int = 1_024,
+    threads: int = 2,
+) -> Difference:
+    """Compare two forms of a view: their schemas, then the newest row of each key that was known at the moment of each.
 
-    Null equals null and NaN equals NaN; floats are equal within a relative 1e-9. Both sides are held in memory, with the
-    features that both have.
+    Null equals null and NaN equals NaN; floats are equal within a relative 1e-9. The warehouse hands both sides over as they
+    come; they are laid down on disk and joined there, so that memory does not grow with them.
 
     Args:
         a: One form.
-        b: The other one.
+        b: The other one; or the same, at another moment.
         warehouse: Runs the SQL of both.
-        as_of: The moment.
+        moments: When the rows of each were the newest known.
         names: What the two are called.
+        memory_mib: The most that the comparison may use before it spills.
+        threads: Of the comparison.
 
     Raises:
         ProjectError: The warehouse refuses the SQL of one of them, as it may for a form whose tables are no more.
+        ResourceError: There is no room on the disk for both sides.
     """
     told = change(a, b)
     shared = [name for name in a.features if name in b.features]
-    left, right = _newest(a, shared, warehouse, as_of), _newest(b, shared, warehouse, as_of)
-    found = Difference(
-        view=b.name,
-        a=names[0],
-        b=names[1],
-        at=as_of,
-        differ=bool(told.added or told.dropped or told.retyped),
-        added=told.added,
-        dropped=told.dropped,
-        retyped=told.retyped,
-        computation=told.computation,
-        rows_a=left.num_rows,
-        rows_b=right.num_rows,
-    )
-    keys = a.header.keys
-    aligned = _aligned(left, right, len(keys)) if keys == b.header.keys else None
-    if aligned is None:
-        return msgspec.structs.replace(found, differ=True)
-    pairs, only_left, only_right = aligned
-    features = tuple(_feature(name, pairs, left, right, keys) for name in shared)
-    times = _other_times(pairs, left, right)
-    apart = bool(only_left.num_rows or only_right.num_rows or times or any(one.differing != 0 for one in features))
+    engine = Engine(memory_mib, threads)
+    try:
+        sides = [
+            _laid_down(engine, side, view, shared, warehouse, at)
+            for side, view, at in (("a", a, moments[0]), ("b", b, moments[1]))
+        ]
+        found = Difference(
+            view=b.name,
+            a=names[0],
+            b=names[1],
+            at_a=moments[0],
+            at_b=moments[1],
+            differ=bool(told.added or told.dropped or told.retyped),
+            added=told.added,
+            dropped=told.dropped,
+            retyped=told.retyped,
+            computation=told.computation,
+            rows_a=_count(engine, "a"),
+            rows_b=_count(engine, "b"),
+        )
+        keys = a.header.keys
+        if keys != b.header.keys or not _same_keys(sides[0], sides[1], len(keys)):
+            return msgspec.structs.replace(found, differ=True)
+        (counts,) = engine.read(_comparison(sides, len(keys), len(shared))).to_pylist()
+        return _told(found, counts, keys, _types(shared, sides))
+    finally:
+        engine.close()
+
+
+def _laid_down(
+    engine: Engine, side: str, view: View, shared: Sequence[str], warehouse: "Warehouse", at: datetime
+) -> "pa.Schema":
+    """One side as the table ``a`` or ``b`` of the engine, in a file of its own."""
+    import pyarrow.parquet as pq
+
+    facts, path = view.facts(shared or view.features[:1]), engine.folder / f"{side}.parquet"
+    with (
+        warehouse.newest(facts, {"as_of": at, "until": at, "since": beginning(view)}) as reader,
+        pq.ParquetWriter(path, reader.schema, compression="lz4") as writer,
+    ):
+        for batch in reader:
+            writer.write_batch(batch)
+    engine.register(side, [str(path)])
+    return reader.schema
+
+
+def _count(engine: Engine, table: str) -> int:
+    return engine.read(f"select count(*) as n from {table}").column("n")[0].as_py()
+
+
+def _same_keys(a: "pa.Schema", b: "pa.Schema", parts: int) -> bool:
+    """Whether keys are of one family of types: whole numbers of any width are one key in the online store too."""
+    return all(family(str(a.field(i).type)) == family(str(b.field(i).type)) for i in range(parts))
+
+
+def _types(shared: Sequence[str], sides: "Sequence[pa.Schema]") -> list[tuple[str, str]]:
+    """Each feature that both have, with its type."""
+    kinds = [[str(schema.field(f"f{i}").type) for schema in sides] for i in range(len(shared))]
+    return [
+        (name, one if one == other else f"{one} → {other}") for name, (one, other) in zip(shared, kinds, strict=True)
+    ]
+
+
+def _comparison(sides: "Sequence[pa.Schema]", parts: int, width: int) -> str:
+    """One row with everything that is counted. What differs of the first keys is kept while counting, three at a time."""
+    keys = [f"k{i}" for i in range(parts)]
+    key = f"struct_pack({', '.join(f'{name} := coalesce(a.{name}, b.{name})' for name in keys)})"
+    on = " and ".join(f"a.{name} = b.{name}" for name in keys)
+    both, only_a, only_b = "a.event is not null and b.event is not null", "b.event is null", "a.event is null"
+    columns = [
+        f"count(*) filter (where {both}) as rows_both",
+        *(f"count(*) filter (where {only}) as {name}" for only, name in ((only_a, "only_a"), (only_b, "only_b"))),
+        f"arg_min({key}, {key}, {_EXAMPLES}) filter (where {only_a}) as only_a_keys",
+        f"arg_min({key}, {key}, {_EXAMPLES}) filter (where {only_b}) as only_b_keys",
+        f"count(*) filter (where {both} and (a.event <> b.event or a.landed <> b.landed)) as other_times",
+    ]
+    for i in range(width):
+        one, other, differs = f"a.f{i}", f"b.f{i}", _differs(i, *sides)
+        if not differs:
+            continue
+        there = f"{both} and {one} is not null and {other} is not null"
+        unequal = f"{both} and (({one} is null) <> ({other} is null) or coalesce({differs}, false))"
+        columns += [
+            f"count(*) filter (where {there} and {differs}) as changed_{i}",
+            f"count(*) filter (where {both} and {one} is not null and {other} is null) as missing_{i}",
+            f"count(*) filter (where {both} and {one} is null and {other} is not null) as extra_{i}",
+            (
+                f"arg_min(struct_pack(k := {key}, a := {one}, b := {other}), {key}, {_EXAMPLES})"
+                f" filter (where {unequal}) as examples_{i}"
+            ),
+        ]
+        if _numbers(i, *sides):
+            apart, size = f"abs({other}::double - {one}::double)", f"(abs({one}::double) + abs({other}::double))"
+            finite = f"{both} and isfinite({one}::double) and isfinite({other}::double) and isfinite({apart})"
+            columns += [
+                f"avg(case when {size} = 0 then 0 else 2 * {apart} / {size} end) filter (where {finite}) as smape_{i}",
+                f"avg({apart}) filter (where {finite}) as mean_absolute_{i}",
+            ]
+    return f"select {', '.join(columns)} from a full join b on {on}"
+
+
+def _differs(i: int, a: "pa.Schema", b: "pa.Schema") -> str:
+    """When two values that are both there differ; empty where values of their types cannot be compared."""
+    one, other = str(a.field(f"f{i}").type), str(b.field(f"f{i}").type)
+    if _numbers(i, a, b) and not family(one) == family(other) == "whole number":  # above 2^53 a float rounds
+        x, y = f"a.f{i}::double", f"b.f{i}::double"
+        near = f"(isfinite({x} - {y}) and abs({x} - {y}) <= {TOLERANCE!r} * greatest(abs({x}), abs({y})))"
+        return f"({x} is distinct from {y} and not {near})"
+    return f"(a.f{i} is distinct from b.f{i})" if family(one) == family(other) else ""
+
+
+def _numbers(i: int, a: "pa.Schema", b: "pa.Schema") -> bool:
+    return {family(str(side.field(f"f{i}").type)) for side in (a, b)} <= _NUMBERS
+
+
+def _told(
+    found: Difference, counts: dict[str, Any], keys: Sequence[str], types: Sequence[tuple[str, str]]
+) -> Difference:
+    """The counts as people read them."""
+    both: int = counts["rows_both"]
+    features: list[FeatureDifference] = []
+    for i, (name, kind) in enumerate(types):
+        parts: list[Any] = [counts.get(f"{what}_{i}") for what in ("changed", "missing", "extra")]
+        differing = None if parts[0] is None else int(sum(parts))
+        features.append(
+            FeatureDifference(
+                feature=name,
+                type=kind,
+                differing=differing,
+                changed=parts[0],
+                missing=parts[1],
+                extra=parts[2],
+                share=None if differing is None or not both else differing / both,
+                smape=counts.get(f"smape_{i}"),
+                mean_absolute=counts.get(f"mean_absolute_{i}"),
+                examples=tuple(
+                    Pair(key=_named(one["k"], keys), a=one["a"], b=one["b"])
+                    for one in counts.get(f"examples_{i}") or ()
+                ),
+            )
+        )
+    apart = counts["only_a"] or counts["only_b"] or counts["other_times"] or any(one.differing != 0 for one in features)
     return msgspec.structs.replace(
         found,
-        differ=found.differ or apart,
-        rows_both=pairs.num_rows,
-        only_a=only_left.num_rows,
-        only_b=only_right.num_rows,
-        only_a_keys=tuple(_named_keys(only_left, keys)),
-        only_b_keys=tuple(_named_keys(only_right, keys)),
-        other_times=times,
-        features=features,
+        differ=found.differ or bool(apart),
+        **{name: counts[name] for name in ("rows_both", "only_a", "only_b", "other_times")},
+        only_a_keys=tuple(_named(key, keys) for key in counts["only_a_keys"] or ()),
+        only_b_keys=tuple(_named(key, keys) for key in counts["only_b_keys"] or ()),
+        features=tuple(features),
     )
 
 
-def _newest(view: View, shared: Sequence[str], warehouse: "Warehouse", as_of: datetime) -> "pa.Table":
-    facts = view.facts(shared or view.features[:1])
-    with warehouse.newest(facts, {"as_of": as_of, "until": as_of, "since": beginning(view)}) as reader:
-        return reader.read_all()
-
-
-def _aligned(left: "pa.Table", right: "pa.Table", parts: int) -> "tuple[pa.Table, pa.Table, pa.Table] | None":
-    """Keys of both, of the left alone and of the right alone, sorted, with the rows ``a`` and ``b``; none where key types differ.
-
-    Only keys and row numbers go through the join.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    names = [f"k{i}" for i in range(parts)]
-    sides = [
-        pa.table({name: _plain(side.column(name)) for name in names}).append_column(row, pa.array(np.arange(len(side))))
-        for side, row in ((left, "a"), (right, "b"))
-    ]
-    if any(sides[0].schema.field(name).type != sides[1].schema.field(name).type for name in names):
-        return None
-    joined = sides[0].join(sides[1], names, join_type="full outer")
-    joined = joined.sort_by([(name, "ascending") for name in names])
-    in_a, in_b = (joined.column(row).is_valid().to_numpy() for row in ("a", "b"))
-    both, only_a, only_b = (joined.filter(pa.array(rows)) for rows in (in_a & in_b, ~in_b, ~in_a))
-    return both, only_a, only_b
-
-
-def _plain(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
-    """Whole numbers and texts of any width as one type: they are one key in the online store too."""
-    import pyarrow as pa
-
-    if pa.types.is_integer(column.type) and column.type != pa.uint64():
-        return column.cast(pa.int64())
-    return column.cast(pa.string()) if pa.types.is_large_string(column.type) else column
-
-
-def _feature(
-    name: str, pairs: "pa.Table", left: "pa.Table", right: "pa.Table", keys: Sequence[str]
-) -> FeatureDifference:
-    a, b = left.column(name).take(pairs.column("a")), right.column(name).take(pairs.column("b"))
-    kinds = (str(a.type), str(b.type))
-    differs, mean = _compared(a, b)
-    found = FeatureDifference(
-        feature=name,
-        type=kinds[0] if kinds[0] == kinds[1] else " → ".join(kinds),
-        differing=None if differs is None else int(differs.sum()),
-        share=None if differs is None or not len(differs) else float(differs.mean()),
-        mean_absolute=mean,
-    )
-    if not found.differing or differs is None:
-        return found
-    first = differs.nonzero()[0][:_EXAMPLES]
-    of = zip(_named_keys(pairs.take(first), keys), a.take(first).to_pylist(), b.take(first).to_pylist(), strict=True)
-    return msgspec.structs.replace(found, examples=tuple(Pair(key=key, a=one, b=other) for key, one, other in of))
-
-
-def _compared(a: "pa.ChunkedArray", b: "pa.ChunkedArray") -> "tuple[NDArray[np.bool_] | None, float | None]":
-    """Which values differ, and how far numbers are apart on average."""
-    import pyarrow as pa
-
-    nulls = a.is_null().to_numpy() != b.is_null().to_numpy()
-    if _is_number(a.type) and _is_number(b.type):
-        differs, mean = _numbers(a, b)
-        return nulls | differs, mean
-    try:
-        return nulls | _unequal(a, b), None
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return None, None
-
-
-def _numbers(a: "pa.ChunkedArray", b: "pa.ChunkedArray") -> "tuple[NDArray[np.bool_], float | None]":
-    """Of numbers, where both are there; whole ones are compared as they are, for above 2^53 a float rounds."""
-    import numpy as np
-    import pyarrow as pa
-
-    there = a.is_valid().to_numpy() & b.is_valid().to_numpy()
-    x, y = (_floats(side) for side in (a, b))
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(y - x)
-        near = apart <= TOLERANCE * np.maximum(np.abs(x), np.abs(y))
-    differs = there & ~((x == y) | (near & np.isfinite(apart)) | (np.isnan(x) & np.isnan(y)))
-    if a.type == b.type and pa.types.is_integer(a.type):
-        differs = _unequal(a, b)
-    measured = apart[there & np.isfinite(apart)]
-    return differs, float(measured.mean()) if len(measured) else None
-
-
-def _unequal(a: "pa.ChunkedArray", b: "pa.ChunkedArray") -> "NDArray[np.bool_]":
-    """Which values are there in both and are others."""
-    import pyarrow.compute as pc
-
-    return pc.call_function("not_equal", [a, b]).fill_null(False).to_numpy()
-
-
-def _floats(column: "pa.ChunkedArray") -> "NDArray[np.float64]":
-    import pyarrow as pa
-
-    return column.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy()
-
-
-def _is_number(kind: "pa.DataType") -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-
-
-def _other_times(pairs: "pa.Table", left: "pa.Table", right: "pa.Table") -> int:
-    import numpy as np
-
-    moved = np.zeros(pairs.num_rows, dtype=bool)
-    for name in ("event", "landed"):
-        a, b = left.column(name).take(pairs.column("a")), right.column(name).take(pairs.column("b"))
-        moved |= a.to_numpy() != b.to_numpy()
-    return int(moved.sum())
-
-
-def _named_keys(rows: "pa.Table", keys: Sequence[str]) -> "list[dict[str, Any]]":
-    few = rows.slice(0, _EXAMPLES).select([f"k{i}" for i in range(len(keys))])
-    return few.rename_columns(list(keys)).to_pylist()
+def _named(parts: dict[str, object], keys: Sequence[str]) -> dict[str, object]:
+    return dict(zip(keys, parts.values(), strict=True))

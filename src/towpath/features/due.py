@@ -113,6 +113,11 @@ def beginning(view: View) -> datetime:
 def counted(view: View, warehouse: "Warehouse", until: datetime) -> int:
     """Rows of a view with a key that were known at a moment; the engine counts, nothing is fetched.
 
+    Args:
+        view: Whose rows.
+        warehouse: Where its tables are.
+        until: The moment.
+
     Raises:
         ProjectError: The warehouse refuses the SQL.
     """

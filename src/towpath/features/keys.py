@@ -9,7 +9,7 @@ import msgspec
 from towpath.errors import InputError
 from towpath.types import utc
 
-__all__ = ["entity_key", "key_bytes", "key_part"]
+__all__ = ["entity_key", "family", "key_bytes", "key_part"]
 
 _ENCODE = msgspec.json.Encoder().encode
 
@@ -71,6 +71,28 @@ def key_part(value: object, kind: str) -> object | None:
     if kind in {"double", "float"}:
         return float(value) if isinstance(value, int | float) else None
     return None if kind.endswith("string") and not isinstance(value, str) else value
+
+
+def family(kind: str) -> str:
+    """Types that compare without loss: all whole numbers, all text, all moments; another type is a family of its own.
+
+    Args:
+        kind: Arrow's name.
+
+    Example:
+        >>> family("int8"), family("large_string"), family("bool")
+        ('whole number', 'text', 'bool')
+    """
+    if kind.startswith("dictionary"):
+        kind = kind.split("values=", 1)[1].split(",", 1)[0]
+    families = {
+        "whole number": ("int", "uint"),
+        "text": ("string", "large_string"),
+        "moment": ("timestamp",),
+        "day": ("date",),
+        "number": ("double", "float", "halffloat"),
+    }
+    return next((name for name, starts in families.items() if kind.startswith(starts)), kind)
 
 
 def _from_text(value: str, kind: str) -> object | None:

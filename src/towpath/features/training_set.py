@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from towpath.errors import InputError, ResourceError, nearest
+from towpath.features.keys import family
 from towpath.features.lock import FeatureLock, OnDemandLock
 from towpath.features.training_manifest import (
     BLOCK_ROWS,
@@ -313,7 +314,7 @@ def _narrow(table: "pa.Table", moments: "pa.Array", called: str, view: View) -> 
             )
         column = table.column(key)
         kind = view.key_types[i] if view.key_types else ""
-        if kind and column.null_count < len(column) and _family(str(column.type)) != _family(kind):
+        if kind and column.null_count < len(column) and family(str(column.type)) != family(kind):
             raise InputError(
                 f"Key '{key}' is {column.type} in the spine and {kind} in the view '{called}'.",
                 view.query.path,
@@ -343,19 +344,3 @@ def _arrow_type(kind: str) -> "pa.DataType":
     import pyarrow as pa
 
     return pa.timestamp("us", "UTC") if kind.startswith("timestamp") else pa.type_for_alias(kind or "string")
-
-
-def _family(kind: str) -> str:
-    """Types that compare without loss: all whole numbers, all text, all moments."""
-    if kind.startswith("dictionary"):
-        kind = kind.split("values=", 1)[1].split(",", 1)[0]
-    for family, starts in {
-        "whole number": ("int", "uint"),
-        "text": ("string", "large_string"),
-        "moment": ("timestamp",),
-        "day": ("date",),
-        "number": ("double", "float", "halffloat"),
-    }.items():
-        if kind.startswith(starts):
-            return family
-    return kind

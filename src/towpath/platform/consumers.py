@@ -34,11 +34,11 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def readers(platform: "Platform", view: str, features: tuple[str, ...]) -> tuple[Reader, ...]:
-    """Every version in the fleet that was trained on a view of this project, the newest first in each model.
+    """Every version in the fleet that was trained on a view, the newest first in each model.
 
     Args:
-        platform: Whose project has the view.
-        view: Its name.
+        platform: Whose project has the view, or reads it from another project.
+        view: Its name; ``project/view`` for another project's.
         features: Of the view, for ``view.*`` in the declaration of a model that has no version.
 
     Raises:
@@ -47,6 +47,8 @@ def readers(platform: "Platform", view: str, features: tuple[str, ...]) -> tuple
     from towpath.registry import claims, history, versions
 
     own = platform.settings.project.name
+    project, _, bare = view.rpartition("/")
+    owner = (project or own, bare)
     found: list[Reader] = []
     for model in claims.models(platform.objects):
         entry = history.current(platform.objects, model)
@@ -66,7 +68,7 @@ def readers(platform: "Platform", view: str, features: tuple[str, ...]) -> tuple
                     fingerprint=kept.fingerprint,
                 )
                 for kept in manifest.features
-                if kept.project == own and kept.view == view
+                if (kept.project, kept.view) == owner
             ]
     trained = {reader.model for reader in found}
     for name, model in platform.project.models.items():
