@@ -145,6 +145,34 @@ def test_a_view_that_is_not_kept_online_takes_no_rows(tmp_path: Path) -> None:
         platform.features.push("clicks", [row()])
 
 
+def test_a_call_of_which_no_row_fits_is_an_answer_too(tmp_path: Path) -> None:
+    with opened(project(tmp_path), at(5)) as platform:
+        answer = platform.features.push("clicks", [{"id": "a"}, 7])
+        assert (answer.accepted, answer.refused) == (0, 2)
+        assert [one.error for one in answer.problems] == [
+            "'event', the event time, is missing.",
+            "It is no JSON object.",
+        ]
+
+
+def test_pushed_rows_stay_as_long_as_the_view_says_and_builds_do_not_take_that_for_a_loss(tmp_path: Path) -> None:
+    # given a view whose pushed rows stay for two days, and rows of three days
+    sql = SQL.format(more='created_time = "landed_at"\nlanding_keep = "2d"\nttl = "2d"\n', created="landed_at,")
+    folder = project(tmp_path, sql=sql)
+    for day in range(3):
+        with opened(folder, START + timedelta(days=day, hours=12)) as platform:
+            event = (START + timedelta(days=day, hours=11)).isoformat()
+            platform.features.push("clicks", [{"id": key, "event": event, "x": float(day)} for key in "ab"])
+            platform.features.build()
+    # when it is built two days after the first of them had ended
+    with opened(folder, START + timedelta(days=3, hours=1)) as platform:
+        built = platform.features.build()["clicks"]
+        # then its rows are gone from the table, the others are there, and it is a build of what is new
+        assert sorted({one["x"] for one in landing(platform)}) == [1.0, 2.0]
+        assert (built.work, built.entities) == ("since", 2)
+        assert platform.features.read(["clicks.x"], {"id": ["a", "b"]})["clicks.x"].tolist() == [2.0, 2.0]
+
+
 ALONE = """/* ---
 entity = "id"
 event_time = "event"

@@ -52,6 +52,7 @@ def test_a_project_as_tow_init_writes_it_has_no_problem(shop: Path, faults: Faul
         (VIEW, "ttl =", 'start = "soon"\nttl =', "start: 'soon' is no time; a day or a time, such as 2011-09-01"),
         (VIEW, "ttl =", 'start = "2011-13-01"\nttl =', "start: '2011-13-01' is no time"),
         (VIEW, "ttl =", 'schedule = "daily"\nttl =', "'daily' is no cron line"),
+        (VIEW, "ttl =", 'landing_keep = "1h"\nttl =', "pushed rows would go after 1h, before the ttl of"),
         (TOML, 'train = "0 4 * * mon"', 'train = "0 24 * * mon"', "'0 24 * * mon' is no cron line: hour 24 is not within 0 to 23"),
         (TOML, 'memory = "1GiB"', 'memory = "1 gig"', "resources.memory = '1 gig'; expected"),
         (TOML, "[gate]", "[gate", "the file is no TOML"),

@@ -26,6 +26,7 @@ __all__ = [
     "compact",
     "day_column",
     "day_files",
+    "expire",
     "landing",
     "newest",
     "put_file",
@@ -176,6 +177,40 @@ def compact(objects: Objects, table: str, day: str, *, owner: str, keep: Collect
             current = newest(objects, table, day) or current
         return len(group)
     return 0
+
+
+def expire(objects: Objects, table: str, *, before: datetime, clock: Clock) -> int:
+    """Take days that had ended before a moment out of a table. Readers lose them at once, the files go after their grace.
+
+    Args:
+        objects: Where the journal lies.
+        table: Of the journal.
+        before: Days that end at or before it go.
+        clock: Dates the manifests and ends the grace.
+
+    Returns:
+        How many rows went.
+
+    Raises:
+        UnavailableError: The store cannot be written; call again.
+    """
+    rows = 0
+    for day in objects.folders(f"{ROOT}/{table}/"):
+        if datetime.fromisoformat(f"{day}T00:00+00:00") + timedelta(days=1) > before:
+            continue
+        current = newest(objects, table, day)
+        while current is not None and current.files:
+            now = clock.now()
+            replaced = current.replaced | dict.fromkeys(current.files, now)
+            if _follow(objects, current, files=(), rows=0, replaced=replaced, written_at=now):
+                rows += current.rows
+                break
+            current = newest(objects, table, day)
+        else:
+            if current is not None and all(clock.now() - at >= _GRACE for at in current.replaced.values()):
+                for path in (*current.replaced, *objects.paths(f"{ROOT}/{table}/{day}/manifests/")):
+                    objects.delete(path)
+    return rows
 
 
 def _replace(objects: Objects, current: DayManifest, group: Sequence[str], path: str, clock: Clock) -> bool:

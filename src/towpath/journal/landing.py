@@ -1,22 +1,23 @@
 """``landing.<view>``: the pushed rows of a view as a table that its SQL can put beside history."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towpath.errors import ProjectError, nearest
 from towpath.features.views import ViewSource
-from towpath.journal.days import day_files, landing, source
+from towpath.journal.days import day_files, landing
+from towpath.journal.laid import LaidOut
 from towpath.sql import Query, quoted
 from towpath.stores.objects import Objects
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from towpath.warehouse import FileWarehouse
+    from towpath.warehouse import Engine, FileWarehouse
 
 __all__ = ["SCHEMA_NAME", "LandingTables", "landing_sql"]
 
@@ -39,13 +40,15 @@ class LandingTables:
 
     A view that reads its own landing table is described with that table's columns left open, so that the other leg of the
     union, or a cast, says what they are; a column that neither says is refused. What landed is read through the journal's
-    day manifests, laid out once as Parquet, and again when more landed.
+    day manifests and laid out as Parquet by the day of the event; when more landed, the days that it touches are.
 
     Args:
         objects: Where flushed rows lie.
         project: Whose views.
         views: The view files by name; asked each time.
         flush: Brings what workers of this machine wrote into the store; called before looking.
+        folder: Where rows are laid out, for the next process too; removed, it is made again. Where it cannot be written they
+            are laid out beside what the warehouse spills.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class LandingTables:
         project: str,
         views: Callable[[], Mapping[str, ViewSource]],
         flush: Callable[[], object],
+        folder: Path,
     ) -> None:
         self._objects = objects
         self._project = project
@@ -62,8 +66,7 @@ class LandingTables:
         self._lock = threading.RLock()
         self._opening: set[str] = set()
         self._states: dict[str, tuple[object, ...]] = {}
-        self._laid: dict[str, Path] = {}
-        self._counter = count()
+        self._folder = folder / hashlib.sha256(objects.url.encode()).hexdigest()[:12] / project
 
     def has(self, table: str) -> bool:
         """Whether this is the landing table of a view of the project."""
@@ -98,15 +101,17 @@ class LandingTables:
         if not files:
             engine.register(table, schema.empty_table())
             return
-        raw = f"towpath landed {view.name}"
-        engine.register(raw, source(self._objects, landing(self._project, view.name), files))
-        path = engine.folder / f"{raw} {next(self._counter)}.parquet"
-        engine.write_parquet(landing_sql(view, schema, raw=quoted(raw)), path)
-        engine.register(table, [str(path)])
-        engine.forget(raw)
-        if view.name in self._laid:
-            self._laid[view.name].unlink(missing_ok=True)
-        self._laid[view.name] = path
+        laid = LaidOut(self._room_for(view, engine), engine, self._objects, landing(self._project, view.name))
+        found = laid.brought_up(files, lambda raw: landing_sql(view, schema, raw=raw))
+        engine.register(table, [str(path) for path in found])
+
+    def _room_for(self, view: ViewSource, engine: "Engine") -> Path:
+        """The folder for the laid out rows of a view."""
+        try:
+            (folder := self._folder / view.name).mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return engine.folder / f"landing {view.name}"
+        return folder
 
     def _schema(self, warehouse: "FileWarehouse", view: ViewSource) -> "pa.Schema":
         """Columns and types: those that the view itself gives."""

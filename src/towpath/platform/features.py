@@ -288,7 +288,7 @@ class Features:
             InputError: The interval begins before the view's ``start``; or the view is never online.
         """
         from towpath import features
-        from towpath.platform import remembered
+        from towpath.platform import push, remembered
 
         if view and "/" not in view and not self.view(view).header.online:
             raise InputError(
@@ -309,6 +309,8 @@ class Features:
                 landing = remembered.LandingSeen()
                 try:
                     with self._ill_named(name):
+                        if form.current:
+                            push.expire(self._platform, described)
                         built[called] = features.build(
                             described,
                             remembered.overheard(self._platform.warehouse, landing),
@@ -348,12 +350,13 @@ class Features:
         """
         return evolution.plan(self._platform, view)
 
-    def diff(self, view: str, a: str | int, b: str | int) -> "Difference":
-        """Compare two forms of a view: their schemas, and the newest values of both at the platform's moment.
+    def diff(self, view: str, a: str | int | datetime, b: str | int | datetime) -> "Difference":
+        """Compare two forms of a view, or one at two moments: their schemas, and the newest values that were known.
 
         Args:
-            view: Its name.
-            a: The number of a recorded form (1 is the first), ``working`` (the file as it is now), or ``<model>@<version>``.
+            view: Its name; ``project/view`` for one that another project published.
+            a: The number of a recorded form (1 is the first), ``working`` (the file as it is now), or ``<model>@<version>``,
+                each at the platform's moment; a moment, at which the working form is asked; or both: ``1:2011-09-01``.
             b: Another one.
 
         Returns:

@@ -4,23 +4,24 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec.structs import replace
+
 from towpath.errors import UnavailableError
 from towpath.serving.push import PushAnswer, Pusher
+from towpath.types import duration
 
 if TYPE_CHECKING:
     from towpath.features import RefusedRow, View
     from towpath.journal.landing import LandingTables
     from towpath.platform.opened import Platform
 
-__all__ = ["landing_tables", "push"]
+__all__ = ["expire", "landing_tables", "push"]
 
 _CHUNK_ROWS = 10_000
 
 
 def push(platform: "Platform", view: "View", rows: Any) -> PushAnswer:
     """Take rows of one view; see `Features.push`."""
-    from msgspec.structs import replace
-
     from towpath.journal import Journal
 
     listed = _listed(rows)
@@ -57,7 +58,36 @@ def landing_tables(platform: "Platform") -> "LandingTables":
         with contextlib.suppress(UnavailableError):  # a store that is read only: what is there is still read
             platform.watch.flush()
 
-    return LandingTables(platform.objects, platform.settings.project.name, lambda: platform.project.views, flush)
+    folder = platform.folder / ".towpath" / "landing"
+    return LandingTables(
+        platform.objects, platform.settings.project.name, lambda: platform.project.views, flush, folder
+    )
+
+
+def expire(platform: "Platform", view: "View") -> int:
+    """Take rows out of a view's landing table that are older than its ``landing_keep``; gives how many went.
+
+    What the last build counted is corrected by them, so that they do not look like rows that somebody removed.
+    """
+    from towpath.features import builds, counted
+    from towpath.journal.days import expire as expire_days
+    from towpath.journal.days import landing
+
+    if view.header.landing_keep is None:
+        return 0
+    state = builds.build_state(platform.online, view.table)
+    until = state.counted_until if state is not None else None
+    before = counted(view, platform.warehouse, until) if until else 0
+    gone = expire_days(
+        platform.objects,
+        landing(view.project, view.name),
+        before=platform.now() - duration(view.header.landing_keep),
+        clock=platform.clock,
+    )
+    if gone and until and state is not None and state.counted_rows is not None:
+        left = state.counted_rows - (before - counted(view, platform.warehouse, until))
+        builds.put_state(platform.online, view.table, replace(state, step=state.step + 1, counted_rows=left))
+    return gone
 
 
 def _listed(rows: Any) -> Sequence[object]:

@@ -6,11 +6,12 @@ from pathlib import Path
 from towpath.errors import nearest
 from towpath.project.code import Code
 from towpath.project.cron import cron_fault
-from towpath.project.declarations import FallbackDeclaration, ModelDeclaration
+from towpath.project.declarations import FallbackDeclaration, FeatureHeader, ModelDeclaration
 from towpath.project.faults import Declared
 from towpath.project.folder import Reading
 from towpath.project.lines import Place
 from towpath.project.problem import Problem
+from towpath.types import duration
 
 __all__ = ["problems", "shallow_problems"]
 
@@ -39,6 +40,7 @@ def shallow_problems(reading: Reading) -> list[Problem]:
             _check_schedule(draft.declaration, declared)
     for view in reading.views.values():
         _check_cron(view.header.schedule, ("schedule",), reading.places[view.query.path])
+        _check_keep(view.header, reading.places[view.query.path])
     known = [Path(file).name for file in reading.names["model"]]
     for monitor in reading.monitors.values():
         model = monitor.header.model
@@ -117,6 +119,16 @@ def _check_cron(line: str | None, place: Place, declared: Declared) -> None:
         declared.note(
             place, f"'{line}' is no cron line: {fault}", 'minute hour day month weekday, such as "0 5 * * mon"'
         )
+
+
+def _check_keep(header: FeatureHeader, declared: Declared) -> None:
+    """What is taken out of the landing table must be too old for a build to need it again."""
+    keep = header.landing_keep
+    for name in ("ttl", "lookback"):
+        other = getattr(header, name)
+        if keep is not None and other is not None and duration(keep) < duration(other):
+            what = f"pushed rows would go after {keep}, before the {name} of {other} is over"
+            declared.note(("landing_keep",), what, f"{other} or more")
 
 
 def _never_online(reading: Reading, view: str, declaration: ModelDeclaration) -> bool:

@@ -69,6 +69,9 @@ class FeatureHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ``1h`` unless given. Without a ``created_time`` it counts event times, and unless given everything is built again."""
     online: bool = True
     """Whether builds bring it into the online store; ``false`` for a view that is only trained on."""
+    landing_keep: Duration | None = None
+    """How long pushed rows stay in ``landing.<view>``: by then the table of history has them, else training loses them. Each
+    build takes out whole days (UTC) of arrival that are older. At least the ttl and the lookback; for ever unless given."""
     publish: bool = False
     """Whether other projects of the fleet may read it."""
     owner: str = ""
