@@ -1,6 +1,7 @@
 """``POST /features/<view>``: visible in the next answer of any worker, nothing lost after the acknowledgement, bad input named."""
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -169,6 +170,19 @@ def test_rows_that_fit_are_kept_and_the_others_named(workers: dict[int, httpx.Cl
         {"row": 2, "error": "It is no JSON object."},
     ]
     assert source(client, "fits too") == "champion"
+
+
+def test_pushed_and_refused_rows_are_counted(workers: dict[int, httpx.Client]) -> None:
+    client = next(iter(workers.values()))
+    client.post("/features/sales", json=[row("counted"), row("counted", "2.5"), row("other")])
+    assert client.post("/features/sales", json=[row(price="a"), row(price="b")]).status_code == 400
+    said = client.get("/metrics").text
+    found = dict(
+        re.findall(r'towpath_pushed_rows_total\{consumer="local",outcome="(\w+)",view="shop/sales"\} (\S+)', said)
+    )
+    assert float(found["accepted"]) >= 2
+    assert float(found["refused"]) >= 3
+    assert set(found) == {"accepted", "unchanged", "refused"}
 
 
 @pytest.mark.parametrize(

@@ -42,16 +42,14 @@ def server_metadata(*, insecure_open: bool) -> dict[str, Any]:
 def model_metadata(deployment: Deployment) -> dict[str, Any]:
     """``GET /v2/models/<model>``: names, types and shapes as the model itself has them.
 
-    A model whose features are looked up names its keys; the features themselves are taken, too, one tensor each.
+    A model whose features are looked up or computed names its keys, the columns of the request that on-demand features read,
+    and what is left of its inputs; the features themselves are taken, too, one tensor each.
     """
     served = deployment.champion or next(iter(deployment.versions.values()), None)
     inputs: list[dict[str, Any]] = []
     outputs: list[dict[str, Any]] = []
     if served is not None:
-        if served.reader is not None:
-            inputs = [{"name": key, "datatype": "BYTES", "shape": [-1]} for key in served.keys]
-        else:
-            inputs = [_described(field) for field in served.signature.inputs]
+        inputs = _inputs(served)
         outputs = [_described(field) for field in served.signature.outputs]
     return {
         "name": deployment.model,
@@ -61,6 +59,23 @@ def model_metadata(deployment: Deployment) -> dict[str, Any]:
         "outputs": outputs,
         "parameters": {"unit": _unit(served)} if served is not None else {},
     }
+
+
+def _inputs(served: Served) -> list[dict[str, Any]]:
+    """What a caller sends: keys, columns that on-demand features read, and inputs that nobody else gives."""
+    manifest, own = served.manifest, served.manifest.project
+    found = {key: {"name": key, "datatype": "BYTES", "shape": [-1]} for key in served.keys if served.reader is not None}
+    for one in (each for lock in manifest.on_demand for each in lock.inputs if each.reads == "request"):
+        found.setdefault(one.name, {"name": one.name, "datatype": _datatype(one.type), "shape": [-1]})
+    given = {
+        f"{lock.view if lock.project == own else f'{lock.project}/{lock.view}'}.{column.name}"
+        for lock in (*(manifest.features if served.reader is not None else ()), *manifest.on_demand)
+        for column in lock.columns
+    }
+    for field in served.signature.inputs:
+        if field.name not in given:
+            found.setdefault(field.name, _described(field))
+    return list(found.values())
 
 
 def version_of(deployment: Deployment, text: str) -> int | None:
@@ -144,8 +159,12 @@ def _unit(served: Served) -> str:
 
 
 def _described(field: "Field") -> dict[str, Any]:
-    datatype = field.type if field.type in DTYPES else _ARROW_DATATYPES.get(field.type, "BYTES")
-    return {"name": field.name, "datatype": datatype, "shape": list(field.shape)}
+    return {"name": field.name, "datatype": _datatype(field.type), "shape": list(field.shape)}
+
+
+def _datatype(kind: str) -> str:
+    """OIP's name of a type of ours or Arrow's."""
+    return kind if kind in DTYPES else _ARROW_DATATYPES.get(kind, "BYTES")
 
 
 def _once(values: Sequence[Any]) -> Any:
@@ -154,9 +173,7 @@ def _once(values: Sequence[Any]) -> Any:
 
 
 def _column(values: list[Any], field: "Field | None") -> "NDArray[Any]":
-    kind = (
-        DTYPES.get(field.type if field.type in DTYPES else _ARROW_DATATYPES.get(field.type, "BYTES")) if field else None
-    )
+    kind = DTYPES.get(_datatype(field.type)) if field else None
     try:
         if kind is not None and kind.kind == "f":
             return np.array([np.nan if value is None else value for value in values], dtype=kind)

@@ -57,6 +57,12 @@ class Meter:
             ("model",),
             registry=self.registry,
         )
+        self._pushed: Counter = Counter(
+            "towpath_pushed_rows",
+            "Feature rows that were pushed: accepted, unchanged (they stand online as they are said), or refused.",
+            ("view", "outcome", "consumer"),
+            registry=self.registry,
+        )
         self._dropped = Gauge(
             "towpath_journal_dropped",
             "Journal records dropped.",
@@ -71,6 +77,7 @@ class Meter:
         )
         self._row_children: dict[tuple[Any, ...], Any] = {}
         self._latency_children: dict[tuple[str, str], Any] = {}
+        self._pushed_children: dict[tuple[str, str, str], Any] = {}
 
     def rows(self, model: str, version: int | None, source: str, reason: Reason, consumer: str, count: int) -> None:
         """Count rows of one origin."""
@@ -102,6 +109,16 @@ class Meter:
     def without_features(self, model: str) -> None:
         """Count a read that the online store did not answer."""
         self._without_features.labels(model).inc()
+
+    def pushed(self, view: str, consumer: str, *, accepted: int, unchanged: int, refused: int) -> None:
+        """Count the rows of one push by what became of them."""
+        for outcome, rows in (("accepted", accepted), ("unchanged", unchanged), ("refused", refused)):
+            key = (view, outcome, consumer)
+            child = self._pushed_children.get(key)
+            if child is None:
+                named = consumer if len(self._pushed_children) < _LABEL_SETS else "other"
+                child = self._pushed_children[key] = self._pushed.labels(view, outcome, named).inc
+            child(rows)
 
     def state(self, *, dropped: int, abandoned: int) -> None:
         """Note what is counted elsewhere."""

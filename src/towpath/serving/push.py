@@ -15,6 +15,7 @@ from towpath.features.builds import build_state
 from towpath.features.encoding import RowSchema
 from towpath.journal.record import LandedRow
 from towpath.serving.deployment import Deployment
+from towpath.serving.metrics import Meter
 from towpath.stores.online import OnlineStore
 from towpath.types import micros
 
@@ -56,10 +57,14 @@ class Pusher:
         online: Opens the online store; called once for each push.
         journal: Keeps the rows before they are online.
         clock: Says when they arrived.
+        meter: Counts them by what became of them; none where nobody scrapes.
     """
 
-    def __init__(self, online: Callable[[], OnlineStore], journal: RowWriter, clock: Clock) -> None:
+    def __init__(
+        self, online: Callable[[], OnlineStore], journal: RowWriter, clock: Clock, meter: Meter | None = None
+    ) -> None:
         self._online = online
+        self._meter = meter
         self._journal = journal
         self._clock = clock
         self._forms: dict[tuple[str, bytes], RowForm] = {}
@@ -89,6 +94,7 @@ class Pusher:
         form = self._form(newest, online)
         fit, refused = form.check(rows, arrived_us)
         if strict and not fit and refused:
+            self._count(called, consumer, refused=len(refused))
             first = refused[0]
             more = f", and {len(refused) - 1} more do not fit" if len(refused) > 1 else ""
             raise InputError(f"Row {first.row}: {first.error.rstrip('.')}{more}.", mend=f"columns are {form.described}")
@@ -100,13 +106,19 @@ class Pusher:
         write_rows(online, newest.table, [(fit[at].key, values[at]) for at in fresh])
         for older in views[1:]:
             self._write_older(older, [rows[fit[at].row] for at in fresh], online, arrived_us)
+        unchanged = len(fit) - len(fresh)
+        self._count(called, consumer, accepted=len(fresh), unchanged=unchanged, refused=len(refused))
         return PushAnswer(
             view=called,
             accepted=len(fresh),
-            unchanged=len(fit) - len(fresh),
+            unchanged=unchanged,
             refused=len(refused),
             problems=tuple(refused[:_SHOWN]),
         )
+
+    def _count(self, view: str, consumer: str, *, accepted: int = 0, unchanged: int = 0, refused: int = 0) -> None:
+        if self._meter is not None:
+            self._meter.pushed(view, consumer, accepted=accepted, unchanged=unchanged, refused=refused)
 
     def _write_older(self, view: View, rows: Sequence[object], online: OnlineStore, arrived_us: int) -> None:
         form = self._form(view, online)

@@ -299,7 +299,9 @@ class Worker:
             meter=self._meter,
             settings=self._settings,
             outcomes=self._journal,
-            pusher=Pusher(self._opened, self._journal, self._config.clock) if self._config.online_url else None,
+            pusher=Pusher(self._opened, self._journal, self._config.clock, self._meter)
+            if self._config.online_url
+            else None,
             clock=self._config.clock,
             insecure_open=self._config.insecure_open,
         )
