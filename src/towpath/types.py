@@ -62,6 +62,7 @@ _UNITS_US = {
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|m|h|d|w)")
 _MODEL = re.compile(r"([a-z][a-z0-9_]{0,62})(?:@(?!0+$)([0-9]{1,6}))?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def duration(text: str) -> timedelta:
@@ -133,7 +134,7 @@ def micros(value: datetime) -> int:
         >>> micros(utc("1970-01-01T00:00:01"))
         1000000
     """
-    return (value - _EPOCH) // timedelta(microseconds=1)
+    return (value - _EPOCH) // _MICROSECOND
 
 
 def model_and_version(text: str) -> tuple[str, int | None]:

@@ -13,7 +13,6 @@ tail                  UTF-8 text; of lists and structs their JSON
 A schema is a row too: table ``schemas``, key ``<table>#<number>``, 16 zero bytes and JSON.
 """
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,16 +26,23 @@ from towpath.errors import FormatError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NEVER_US", "Decoded", "OtherSchemaError", "RowSchema", "decode", "decode_mixed", "encode", "plain_row"]
+__all__ = [
+    "HEAD_BYTES",
+    "NEVER_US",
+    "Decoded",
+    "OtherSchemaError",
+    "RowSchema",
+    "decode",
+    "decode_mixed",
+    "encode",
+]
 
 NEVER_US = int(np.iinfo(np.int64).min)
 """Event time of a row that is not there."""
+HEAD_BYTES = 18
+"""Times and the number of the schema, which every row begins with."""
 
 _SIGN = np.uint64(1 << 63)
-_HEAD_BYTES = 18
-_HEAD = struct.Struct(">QQBB")
-_TURNED = 1 << 63
-_FEW = 16
 _EMPTY = np.empty(0)
 _JSON = msgspec.json.Encoder()
 _KINDS = {"double": "f", "float": "f", "halffloat": "f", "bool": "b", "string": "s", "large_string": "s"}
@@ -63,11 +69,6 @@ class RowSchema(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         return {name: _kind(kind) for name, kind in self.columns}
 
     @cached_property
-    def plain(self) -> list[str] | None:
-        """Names of the columns where all of them are floats; `decode` then has a short way."""
-        return [name for name, _ in self.columns] if set(self.kinds) <= {"f"} else None
-
-    @cached_property
     def place(self) -> dict[str, int]:
         """Column → its number in the row."""
         return {name: i for i, (name, _) in enumerate(self.columns)}
@@ -80,7 +81,7 @@ class RowSchema(msgspec.Struct, frozen=True, dict=True, kw_only=True):
     @cached_property
     def fixed_bytes(self) -> int:
         """Where the tail begins."""
-        return _HEAD_BYTES + self.bitmap_bytes + 8 * len(self.columns)
+        return HEAD_BYTES + self.bitmap_bytes + 8 * len(self.columns)
 
     def to_bytes(self) -> bytes:
         """As it is stored."""
@@ -146,8 +147,8 @@ def encode(columns: "Sequence[pa.Array]", schema: RowSchema) -> list[bytes]:
     head[:, :8] = _sortable(event)
     head[:, 8:16] = _sortable(landed)
     head[:, 16], head[:, 17] = schema.number & 0xFF, schema.number >> 8
-    start = _HEAD_BYTES + schema.bitmap_bytes
-    head[:, _HEAD_BYTES:start] = np.packbits(nulls, axis=1, bitorder="little")
+    start = HEAD_BYTES + schema.bitmap_bytes
+    head[:, HEAD_BYTES:start] = np.packbits(nulls, axis=1, bitorder="little")
     head[:, start:] = slots.view(np.uint8).reshape(n, 8 * width)
     data, size = head.tobytes(), schema.fixed_bytes
     rows = [data[at : at + size] for at in range(0, n * size, size)]
@@ -179,12 +180,6 @@ def decode(
         FormatError: A row is shorter than the schema says; or of another schema, which is an `OtherSchemaError`.
     """
     n, size = len(values), schema.fixed_bytes
-    if n <= _FEW and names == schema.plain:
-        short = _few_plain(
-            values, schema, names, now_us=now_us, oldest_us=NEVER_US if ttl_us is None else now_us - ttl_us
-        )
-        if short is not None:
-            return short
     there = [value for value in values if value is not None]
     block = np.frombuffer(b"".join([value[:size] for value in there]), dtype=np.uint8)
     if block.size != len(there) * size:
@@ -192,7 +187,7 @@ def decode(
             raise OtherSchemaError(f"An online row is not of schema {schema.number}.", mend="tow features build")
         raise FormatError("An online row is shorter than its schema says.", mend="tow features build")
     block = block.reshape(len(there), size)
-    if there and not (block[:, 16:_HEAD_BYTES] == (schema.number & 0xFF, schema.number >> 8)).all():
+    if there and not (block[:, 16:HEAD_BYTES] == (schema.number & 0xFF, schema.number >> 8)).all():
         raise OtherSchemaError(f"An online row is not of schema {schema.number}.", mend="tow features build")
     times = (block[:, :16].copy().view(">u8").astype(np.uint64) ^ _SIGN).view(np.int64)
     counts = (times <= now_us).all(axis=1)
@@ -210,46 +205,6 @@ def decode(
         columns[name] = _blank((types or {}).get(name, "double"), n)
         gaps[name] = np.ones(n, dtype=bool)
     return Decoded(columns, event_us, gaps)
-
-
-def plain_row(value: bytes | None, schema: RowSchema, *, now_us: int, oldest_us: int) -> tuple[int, bytes] | None:
-    """Event time and the floats of a row of floats, as their bytes; none where it is away, does not count, or is another.
-
-    Args:
-        value: As it is stored.
-        schema: What it looks like; `RowSchema.plain` is not None.
-        now_us: As in `decode`.
-        oldest_us: Rows of an earlier event do not count any more.
-    """
-    if value is None or len(value) != schema.fixed_bytes:
-        return None
-    event, landed, low, high = _HEAD.unpack_from(value)
-    event -= _TURNED
-    if not oldest_us <= event <= now_us or landed - _TURNED > now_us or low | high << 8 != schema.number:
-        return None
-    return event, value[_HEAD_BYTES + schema.bitmap_bytes :]
-
-
-def _few_plain(
-    values: Sequence[bytes | None], schema: RowSchema, names: Sequence[str], *, now_us: int, oldest_us: int
-) -> Decoded | None:
-    """A few rows of floats that are all there, all count and have no gap; none where it is otherwise.
-
-    The calls of numpy, and not the rows, are what a read of one key costs: this makes a third of them.
-    """
-    events: list[int] = []
-    parts: list[bytes] = []
-    for value in values:
-        found = plain_row(value, schema, now_us=now_us, oldest_us=oldest_us)
-        if found is None:
-            return None
-        events.append(found[0])
-        parts.append(found[1])
-    block = np.frombuffer(b"".join(parts), "<f8")
-    if not events or np.isnan(block).any():
-        return None
-    columns = block.reshape(len(events), -1).T.copy()
-    return Decoded(dict(zip(names, columns, strict=True)), np.array(events), {})
 
 
 def decode_mixed(
@@ -302,7 +257,7 @@ def _columns(
     at: NDArray[np.int64],
     n: int,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.bool_]]]:
-    slots = block[:, _HEAD_BYTES + schema.bitmap_bytes :].copy().view("<i8")
+    slots = block[:, HEAD_BYTES + schema.bitmap_bytes :].copy().view("<i8")
     floats = [name for name in names if schema.kind_of.get(name, "f") == "f"]
     result: dict[str, NDArray[Any]] = dict.fromkeys(names, _EMPTY)  # keeps the order asked
     gaps: dict[str, NDArray[np.bool_]] = {}
@@ -324,7 +279,7 @@ def _columns(
         if kind == "f":
             continue
         i = schema.place[name]
-        null = (block[:, _HEAD_BYTES + i // 8] >> (i % 8) & 1).astype(bool)
+        null = (block[:, HEAD_BYTES + i // 8] >> (i % 8) & 1).astype(bool)
         result[name] = _scattered(_values(slots[:, i], null, values, kind, schema.fixed_bytes), at, n)
         gap = np.ones(n, dtype=bool)
         gap[at] = null

@@ -2,16 +2,22 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from towpath.errors import InputError
 from towpath.types import utc
 
-__all__ = ["entity_key", "family", "key_bytes", "key_part"]
+__all__ = ["entity_key", "family", "key_bytes", "key_part", "keys_bytes"]
 
 _ENCODE = msgspec.json.Encoder().encode
+_NONE = frozenset[type]()
+_EXACT: dict[str, frozenset[type]] = {
+    **{f"{sign}int{bits}": frozenset({int}) for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **dict.fromkeys(("string", "large_string"), frozenset({str})),
+}
+"""Arrow's name of a key's type → the type of values that are written as they are."""
 
 
 def entity_key(parts: Sequence[object]) -> str:
@@ -38,6 +44,31 @@ def key_bytes(parts: Sequence[object]) -> bytes:
         b'["10002",7]'
     """
     return _ENCODE(parts)
+
+
+def keys_bytes(columns: Sequence[Sequence[object]], kinds: Sequence[str]) -> tuple[list[bytes | None], list[bytes]]:
+    """One key a row of the parts that a caller gave, and those that are there.
+
+    Args:
+        columns: One for each part of the key, in the order of the entity; one value a row.
+        kinds: Arrow's names of the parts' types.
+
+    Returns:
+        A key for each row, None where a part is null or cannot be of its type; and the keys without the Nones.
+
+    Example:
+        >>> keys_bytes([["7", 8, None]], ["int64"])
+        ([b'[7]', b'[8]', None], [b'[7]', b'[8]'])
+    """
+    for column, kind in zip(columns, kinds):  # noqa: B905 - the caller's, of one length; strict costs as much as the rest
+        if not _EXACT.get(kind, _NONE).issuperset(map(type, column)):  # at once for a column, and not value by value
+            break
+    else:
+        whole = list(map(_ENCODE, zip(*columns, strict=True)))
+        return cast("list[bytes | None]", whole), whole
+    parts = [[key_part(value, kind) for value in column] for column, kind in zip(columns, kinds, strict=True)]
+    keys = [None if None in row else _ENCODE(row) for row in zip(*parts, strict=True)]
+    return keys, [key for key in keys if key is not None]
 
 
 def key_part(value: object, kind: str) -> object | None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from towpath.errors import UnavailableError
 from towpath.features.build import SCHEMAS, schema_key
 from towpath.features.builds import BUILDS, table_said
-from towpath.features.encoding import NEVER_US, Decoded, OtherSchemaError, RowSchema, decode, decode_mixed, plain_row
-from towpath.features.keys import key_bytes, key_part
+from towpath.features.encoding import Decoded, OtherSchemaError, RowSchema, decode, decode_mixed
+from towpath.features.keys import keys_bytes
 from towpath.features.lock import FeatureColumn, FeatureLock
+from towpath.features.online_columns import Columns
+from towpath.features.online_numbers import Events, Numbers, NumberView, number_view
 from towpath.features.views import online_table
 from towpath.stores.online import OnlineStore
 
@@ -32,10 +34,12 @@ class OnlineRows(msgspec.Struct, frozen=True, kw_only=True):
     """``view.feature`` → shape ``(n,)``: numbers float64 with NaN for null, times ``datetime64`` with NaT, else objects with None."""
     missing: list[tuple[str, ...]]
     """Per row the features that have no value: no row, expired, or null; a default stands in `columns` all the same."""
-    event_us: dict[str, NDArray[np.int64]]
+    event_us: Mapping[str, NDArray[np.int64]]
     """View → when each row's values became true, microseconds since 1970; `NEVER_US` (below zero) where there is no row."""
     refused: NDArray[np.bool_]
     """Rows that lack a feature which is declared ``missing = "refuse"``."""
+    matrix: NDArray[np.float64] | None = None
+    """`columns` side by side, shape ``(n, columns)``, where the read went the quick way: numbers alone."""
 
 
 class OnlineReader:
@@ -58,10 +62,12 @@ class OnlineReader:
     ) -> None:
         self._online = online
         self._views = [_View(kept, project) for kept in locks]
+        self._features = [column for view in self._views for column in view.columns]
         self._called = [view.called for view in self._views]
         self._names = [name for view in self._views for name in view.names]
         self._away = away
         self._look_again_at = -math.inf
+        self._plan = _Plan((), None, None)
 
     def read(self, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> OnlineRows:
         """Read the newest row of each view for each of `n` rows, as of now, in one trip to the store.
@@ -76,87 +82,90 @@ class OnlineReader:
             FormatError: A row is damaged.
         """
         stored = self._values(key_columns, n)
-        if n == 1 and (alone := self._one_plain(stored, now_us)) is not None:
-            return alone
+        plan = self._plan
+        if plan.numbers is not None and n:
+            matrix = plan.numbers.matrix(stored, n, now_us)
+            if matrix is not None:
+                missing, refused = self._filled(matrix, n)
+                return OnlineRows(
+                    columns=Columns(self._names, matrix),
+                    missing=missing,
+                    event_us=Events(self._called, plan.numbers.views, stored, now_us),
+                    refused=refused,
+                    matrix=matrix,
+                )
         columns: dict[str, NDArray[Any]] = {}
         event_us: dict[str, NDArray[np.int64]] = {}
-        names: list[str] = []
-        gaps: list[NDArray[np.bool_]] = []
-        refused = np.zeros(n, dtype=bool)
+        gaps = _Gaps(n)
         for view, values in zip(self._views, stored, strict=True):
             found = view.decoded(self._online, values, now_us)
             event_us[view.called] = found.event_us
-            if not found.gaps:
-                columns.update(zip(view.names, found.columns.values(), strict=True))
-                continue
             for feature, name in zip(view.columns, view.names, strict=True):
                 column, gap = found.columns[feature.name], found.gaps.get(feature.name)
                 if gap is not None:
-                    names.append(name)
-                    gaps.append(gap)
-                    if feature.missing == "refuse":
-                        refused |= gap
-                    elif feature.missing == "default" and feature.default is not None:
+                    gaps.add(feature, name, gap)
+                    if feature.missing == "default" and feature.default is not None:
                         column = _filled(column, gap, feature.default)
                 columns[name] = column
-        return OnlineRows(columns=columns, missing=_by_row(names, gaps, n), event_us=event_us, refused=refused)
+        return OnlineRows(columns=columns, missing=gaps.by_row(), event_us=event_us, refused=gaps.refused)
 
-    def _one_plain(self, stored: Sequence[Sequence[bytes | None]], now_us: int) -> OnlineRows | None:
-        """One row of numbers without a gap, all views in one array; none where it is otherwise."""
-        events: list[int] = []
-        parts: list[bytes] = []
-        for view, (value,) in zip(self._views, stored, strict=True):
-            found = view.plain(value, now_us)
-            if found is None:
-                return None
-            events.append(found[0])
-            parts.append(found[1])
-        numbers = np.frombuffer(bytearray().join(parts), "<f8")
-        if not parts or np.isnan(numbers).any():
-            return None
-        return OnlineRows(
-            columns=dict(zip(self._names, numbers.reshape(-1, 1), strict=True)),
-            missing=[_NOTHING],
-            event_us=dict(zip(self._called, np.array(events).reshape(-1, 1), strict=True)),
-            refused=np.zeros(1, dtype=bool),
-        )
+    def _filled(self, matrix: NDArray[np.float64], n: int) -> tuple[list[tuple[str, ...]], NDArray[np.bool_]]:
+        """Put defaults where values are missing; what was missing, and which rows are refused for it."""
+        flat = matrix.reshape(-1)
+        if not math.isnan(flat.dot(flat)):  # where one is NaN the sum of squares is: a third of the time of asking each
+            return [_NOTHING] * n, np.zeros(n, dtype=bool)
+        gone, gaps = np.isnan(matrix), _Gaps(n)
+        for place in np.flatnonzero(gone.any(axis=0)).tolist():
+            feature, gap = self._features[place], gone[:, place]
+            gaps.add(feature, self._names[place], gap)
+            if feature.missing == "default" and feature.default is not None:
+                matrix[gap, place] = feature.default
+        return gaps.by_row(), gaps.refused
 
-    def _values(self, key_columns: Mapping[str, Sequence[object]], n: int) -> list[Sequence[bytes | None]]:
+    def _values(self, key_columns: Mapping[str, Sequence[object]], n: int) -> Sequence[Sequence[bytes | None]]:
         """Per view one stored value a row; None where there is none, and everywhere while the store is away."""
-        nothing: list[bytes | None] = [None] * n
-        values: list[Sequence[bytes | None]] = [nothing for _ in self._views]
         try:
-            self._look_again()
-            keys: dict[tuple[tuple[str, ...], ...], list[bytes | None]] = {}
-            asked: dict[int, list[bytes | None]] = {}
-            for place, view in enumerate(self._views):
-                if view.schema is None or any(key not in key_columns for key in view.entity):
-                    continue  # nothing was built yet, or nobody asked
-                alike = (view.entity, view.schema.keys)  # views of one entity share their keys
-                if alike not in keys:
-                    keys[alike] = _keys(view.entity, view.schema.keys, key_columns)
-                asked[place] = keys[alike]
-            whole = [[key for key in rows if key is not None] for rows in asked.values()]
-            tables = [self._views[place].rows_table for place in asked]
-            found = self._online.read_many(list(zip(tables, whole, strict=True))) if asked else []
+            if time.monotonic() >= self._look_again_at:
+                self._look_again()
+            plan = self._plan
+            if plan.alone is not None:
+                entity, kinds, _, tables = plan.alone
+                _, there = keys_bytes([key_columns.get(key, ()) for key in entity], kinds)
+                if len(there) == n:
+                    return self._online.read_many([(table, there) for table in tables])
+            return self._one_by_one(plan.groups, key_columns, n)
         except UnavailableError as error:
             if self._away is None:
                 raise
             self._away(error)
-            return values
-        for (place, rows), given in zip(asked.items(), found, strict=True):
+            return [[None] * n for _ in self._views]
+
+    def _one_by_one(
+        self, groups: Sequence["_Group"], key_columns: Mapping[str, Sequence[object]], n: int
+    ) -> list[Sequence[bytes | None]]:
+        """The same where views have different keys, or where a key is null or nobody gave it."""
+        asked: list[tuple[str, Sequence[bytes]]] = []
+        spread: list[tuple[int, list[bytes | None]]] = []
+        for group in groups:
+            if any(key not in key_columns for key in group.entity):
+                continue  # nobody asked
+            keys, there = keys_bytes([key_columns[key] for key in group.entity], group.kinds)
+            asked += [(table, there) for table in group.tables]
+            spread += [(place, keys) for place in group.places]
+        found = self._online.read_many(asked) if asked else []
+        nothing: list[bytes | None] = [None] * n
+        values: list[Sequence[bytes | None]] = [nothing for _ in self._views]
+        for (place, keys), given in zip(spread, found, strict=True):
             if len(given) == n:
                 values[place] = given
             else:
                 row = iter(given)
-                values[place] = [None if key is None else next(row) for key in rows]
+                values[place] = [None if key is None else next(row) for key in keys]
         return values
 
     def _look_again(self) -> None:
         """What rows look like, until it is known; and each second which table holds them, for a build may have swapped it."""
         moment = time.monotonic()
-        if moment < self._look_again_at:
-            return
         asked = [(SCHEMAS, [schema_key(view.table, 1) for view in self._views])]
         asked.append((BUILDS, [view.table.encode() for view in self._views]))
         schemas, states = self._online.read_many(asked)
@@ -164,8 +173,44 @@ class OnlineReader:
             if view.schema is None and schema is not None:
                 view.schema = view.schemas[1] = RowSchema.from_bytes(schema)
             view.rows_table = table_said(state, view.table)
+        self._plan = _planned(self._views)
         if all(view.schema is not None for view in self._views):
             self._look_again_at = moment + _LOOK_AGAIN_S
+
+
+class _Group(NamedTuple):
+    """Views that share their keys, which are so written once."""
+
+    entity: tuple[str, ...]
+    kinds: tuple[str, ...]
+    places: list[int]
+    tables: list[str]
+
+
+class _Plan(NamedTuple):
+    """What a reader does for each read, worked out each second: nothing of it depends on the keys."""
+
+    groups: Sequence[_Group]
+    """Of the views of which something was built."""
+    alone: _Group | None
+    """The one group, where all views are in it."""
+    numbers: Numbers | None
+    """All views, where all can go the quick way."""
+
+
+def _planned(views: Sequence["_View"]) -> _Plan:
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], _Group] = {}
+    for place, view in enumerate(views):
+        if view.schema is not None:
+            alike = (view.entity, view.schema.keys)
+            group = groups.setdefault(alike, _Group(*alike, [], []))
+            group.places.append(place)
+            group.tables.append(view.rows_table)
+    forms = [form for view in views if (form := view.form()) is not None]
+    whole = bool(forms) and len(forms) == len(views)
+    first = next(iter(groups.values()), None)
+    alone = first if first is not None and len(first.places) == len(views) else None
+    return _Plan(tuple(groups.values()), alone, Numbers(forms) if whole else None)
 
 
 class _View:
@@ -189,13 +234,9 @@ class _View:
         # While nothing was built types are as in the lock, all values null.
         self._as_locked = RowSchema(keys=(), columns=tuple((c.name, c.type) for c in kept.columns))
 
-    def plain(self, value: bytes | None, now_us: int) -> tuple[int, bytes] | None:
-        """One row, where it is numbers alone and all of them are wanted."""
-        schema = self.schema
-        if schema is None or schema.plain != self._own_names:
-            return None
-        oldest_us = NEVER_US if self._ttl_us is None else now_us - self._ttl_us
-        return plain_row(value, schema, now_us=now_us, oldest_us=oldest_us)
+    def form(self) -> NumberView | None:
+        """How its rows are read the quick way, where they can be."""
+        return None if self.schema is None else number_view(self.schema, self._own_names, self._ttl_us)
 
     def decoded(self, online: OnlineStore, values: Sequence[bytes | None], now_us: int) -> Decoded:
         schema, names, types = self.schema or self._as_locked, self._own_names, self._types
@@ -211,21 +252,29 @@ class _View:
             return decode_mixed(values, self.schemas.get, names, now_us=now_us, ttl_us=self._ttl_us, types=types)
 
 
-def _keys(
-    entity: Sequence[str], kinds: Sequence[str], key_columns: Mapping[str, Sequence[object]]
-) -> list[bytes | None]:
-    """One key a row; None where a part is null or cannot be of the view's type."""
-    parts = [[key_part(value, kind) for value in key_columns[key]] for key, kind in zip(entity, kinds, strict=True)]
-    return [None if None in row else key_bytes(row) for row in zip(*parts, strict=True)]
+class _Gaps:
+    """Values that are missing, feature by feature."""
+
+    def __init__(self, n: int) -> None:
+        self.refused = np.zeros(n, dtype=bool)
+        self._n = n
+        self._names: list[str] = []
+        self._gaps: list[NDArray[np.bool_]] = []
+
+    def add(self, feature: FeatureColumn, name: str, gap: NDArray[np.bool_]) -> None:
+        self._names.append(name)
+        self._gaps.append(gap)
+        if feature.missing == "refuse":
+            self.refused |= gap
+
+    def by_row(self) -> list[tuple[str, ...]]:
+        if not self._gaps:
+            return [_NOTHING] * self._n
+        rows = np.array(self._gaps).T.tolist()
+        return [tuple(name for name, gap in zip(self._names, row, strict=True) if gap) for row in rows]
 
 
 def _filled(column: NDArray[Any], gap: NDArray[np.bool_], default: object) -> NDArray[Any]:
     full = column.copy()
     full[gap] = default
     return full
-
-
-def _by_row(names: Sequence[str], gaps: Sequence[NDArray[np.bool_]], n: int) -> list[tuple[str, ...]]:
-    if not gaps:
-        return [_NOTHING] * n
-    return [tuple(name for name, gap in zip(names, row, strict=True) if gap) for row in np.array(gaps).T.tolist()]

@@ -450,7 +450,7 @@ class Features:
             if asked.files:
                 return on_demand.read(self._platform, asked, columns, inputs or {})
             reader = self._reader(features)
-        return dict(reader.read(columns, count, micros(self._platform.now())).columns)
+        return reader.read(columns, count, micros(self._platform.now())).columns
 
     def skew(
         self,
@@ -552,8 +552,12 @@ class Features:
         return features.view_of_lock(published.lock)
 
 
-def _broadcast(keys: Mapping[str, object]) -> tuple[dict[str, Sequence[object]], int]:
+def _broadcast(keys: Mapping[str, object]) -> tuple[Mapping[str, Sequence[object]], int]:
     """Key columns of one length, and that length: one value stands for all rows."""
+    if len(keys) == 1:
+        (only,) = keys.values()
+        if type(only) is list:
+            return cast("dict[str, Sequence[object]]", keys), len(cast("Sequence[object]", only))
     single = {name: value for name, value in keys.items() if isinstance(value, str) or not hasattr(value, "__len__")}
     columns = {name: cast("Sequence[object]", value) for name, value in keys.items() if name not in single}
     lengths = {len(column) for column in columns.values()}

@@ -190,11 +190,15 @@ class OnlineStoreContract:
         assert store.read("large", [key for key, _ in rows]) == [row for _, row in rows]
 
     def test_long_keys_and_long_values_are_kept_whole(self, store: OnlineStore) -> None:
-        """Beyond the limits that engines have on keys."""
+        """Beyond the limits that engines have on keys; also a key of nothing, alone and among others."""
         keys = [b"[" + b"x" * size + b"]" for size in (500, 509, 510, 600, 601, 5_000)]
         store.write("prices", [(key, value(1, 1, key * 50)) for key in keys])
         assert store.read("prices", keys) == [value(1, 1, key * 50) for key in keys]
+        assert store.read("prices", keys[-1:]) == [value(1, 1, keys[-1] * 50)]
         assert store.count("prices") == len(keys)
+        assert store.read("prices", [b"", keys[0]]) == [None, value(1, 1, keys[0] * 50)]
+        store.write("prices", [(b"", value(1, 1, b"empty"))])
+        assert store.read("prices", [b""]) == [value(1, 1, b"empty")]
 
     def test_a_store_grows_as_it_must(self, store: OnlineStore) -> None:
         """A hundred mebibytes need no setting."""
