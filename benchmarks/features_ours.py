@@ -29,14 +29,22 @@ def build(folder: str, moment: str, view: str) -> dict[str, Any]:
 
 
 def read(folder: str, moment: str, features: list[str], keys: int, times: int, entities: int) -> dict[str, Any]:
-    """Read features of some keys, many times."""
+    """Read features of some keys, many times; the answer as it comes, and with every column asked for."""
     opened = platform(folder, moment)
     chance = np.random.default_rng(7)
     asked = [{"id": chance.integers(0, entities, keys).tolist()} for _ in range(times)]
     opened.features.read(features, asked[0])
     figures = timed_us(lambda one: opened.features.read(features, one), asked)
+
+    def looked_into(one: dict[str, list[int]]) -> None:
+        answer = opened.features.read(features, one)
+        for name in features:
+            answer[name]
+
+    columns = timed_us(looked_into, asked)
     found = opened.features.read(features, {"id": list(range(50))})
-    return {**figures, "values": {name: found[name].tolist() for name in features}}
+    values = {name: found[name].tolist() for name in features}
+    return {**figures, **{f"columns_{name}": value for name, value in columns.items()}, "values": values}
 
 
 def training_set(folder: str, moment: str, features: list[str], as_of: str) -> dict[str, Any]:

@@ -60,6 +60,9 @@ def keys_bytes(columns: Sequence[Sequence[object]], kinds: Sequence[str]) -> tup
         >>> keys_bytes([["7", 8, None]], ["int64"])
         ([b'[7]', b'[8]', None], [b'[7]', b'[8]'])
     """
+    if len(columns) == 1 and len(columns[0]) == 1 and type(columns[0][0]) in _EXACT.get(kinds[0], _NONE):
+        alone = [_ENCODE((columns[0][0],))]
+        return cast("list[bytes | None]", alone), alone
     for column, kind in zip(columns, kinds):  # noqa: B905 - the caller's, of one length; strict costs as much as the rest
         if not _EXACT.get(kind, _NONE).issuperset(map(type, column)):  # at once for a column, and not value by value
             break

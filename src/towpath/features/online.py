@@ -82,18 +82,37 @@ class OnlineReader:
             FormatError: A row is damaged.
         """
         stored = self._values(key_columns, n)
-        plan = self._plan
-        if plan.numbers is not None and n:
-            matrix = plan.numbers.matrix(stored, n, now_us)
-            if matrix is not None:
-                missing, refused = self._filled(matrix, n)
-                return OnlineRows(
-                    columns=Columns(self._names, matrix),
-                    missing=missing,
-                    event_us=Events(self._called, plan.numbers.views, stored, now_us),
-                    refused=refused,
-                    matrix=matrix,
-                )
+        numbers = self._plan.numbers
+        matrix = numbers.matrix(stored, n, now_us) if numbers is not None and n else None
+        if numbers is None or matrix is None:
+            return self._decoded(stored, n, now_us)
+        gaps = self._filled(matrix, n)
+        return OnlineRows(
+            columns=Columns(self._names, matrix),
+            missing=[_NOTHING] * n if gaps is None else gaps.by_row(),
+            event_us=Events(self._called, numbers.views, stored, now_us),
+            refused=np.zeros(n, dtype=bool) if gaps is None else gaps.refused,
+            matrix=matrix,
+        )
+
+    def columns(self, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> dict[str, NDArray[Any]]:
+        """The same without what is said of the values, which is an eighth of the time of one key.
+
+        Args:
+            key_columns: As in `read`.
+            n: Number of rows.
+            now_us: As in `read`.
+        """
+        stored = self._values(key_columns, n)
+        numbers = self._plan.numbers
+        matrix = numbers.matrix(stored, n, now_us) if numbers is not None and n else None
+        if matrix is None:
+            return self._decoded(stored, n, now_us).columns
+        self._filled(matrix, n)
+        return Columns(self._names, matrix)
+
+    def _decoded(self, stored: Sequence[Sequence[bytes | None]], n: int, now_us: int) -> OnlineRows:
+        """View by view, column by column: whatever rows hold."""
         columns: dict[str, NDArray[Any]] = {}
         event_us: dict[str, NDArray[np.int64]] = {}
         gaps = _Gaps(n)
@@ -109,18 +128,18 @@ class OnlineReader:
                 columns[name] = column
         return OnlineRows(columns=columns, missing=gaps.by_row(), event_us=event_us, refused=gaps.refused)
 
-    def _filled(self, matrix: NDArray[np.float64], n: int) -> tuple[list[tuple[str, ...]], NDArray[np.bool_]]:
-        """Put defaults where values are missing; what was missing, and which rows are refused for it."""
+    def _filled(self, matrix: NDArray[np.float64], n: int) -> "_Gaps | None":
+        """Put defaults where values are missing; what was missing, if anything was."""
         flat = matrix.reshape(-1)
         if not math.isnan(flat.dot(flat)):  # where one is NaN the sum of squares is: a third of the time of asking each
-            return [_NOTHING] * n, np.zeros(n, dtype=bool)
+            return None
         gone, gaps = np.isnan(matrix), _Gaps(n)
         for place in np.flatnonzero(gone.any(axis=0)).tolist():
             feature, gap = self._features[place], gone[:, place]
             gaps.add(feature, self._names[place], gap)
             if feature.missing == "default" and feature.default is not None:
                 matrix[gap, place] = feature.default
-        return gaps.by_row(), gaps.refused
+        return gaps
 
     def _values(self, key_columns: Mapping[str, Sequence[object]], n: int) -> Sequence[Sequence[bytes | None]]:
         """Per view one stored value a row; None where there is none, and everywhere while the store is away."""
@@ -130,9 +149,10 @@ class OnlineReader:
             plan = self._plan
             if plan.alone is not None:
                 entity, kinds, _, tables = plan.alone
-                _, there = keys_bytes([key_columns.get(key, ()) for key in entity], kinds)
-                if len(there) == n:
-                    return self._online.read_many([(table, there) for table in tables])
+                if len(entity) == 1 and (only := key_columns.get(entity[0])) is not None:
+                    _, there = keys_bytes((only,), kinds)
+                    if len(there) == n:
+                        return self._online.read_many([(table, there) for table in tables])
             return self._one_by_one(plan.groups, key_columns, n)
         except UnavailableError as error:
             if self._away is None:

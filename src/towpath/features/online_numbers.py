@@ -83,9 +83,8 @@ class Numbers:
         self._take = None if wanted == list(range(self._width)) else np.array(wanted, dtype=np.intp)
         whole = np.flatnonzero([each for view in views for each in view.whole])
         self._whole = whole if whole.size else None
-        self._ttls = list({view.ttl_us for view in views})
         self._rows = [
-            (place, (view.size, view.start, view.marked, view.mark, view.nothing, self._ttls.index(view.ttl_us)))
+            (place, view.size, view.start, view.marked, view.mark, view.nothing, view.ttl_us)
             for place, view in enumerate(views)
         ]
         self._records = [_record(view) for view in views]
@@ -113,13 +112,14 @@ class Numbers:
     def _few(self, stored: Sequence[Sequence[bytes | None]], n: int, now_us: int) -> NDArray[np.float64] | None:
         """Each row with a few comparisons of bytes, which sort as times do; then one array of all."""
         after = (now_us + 1 + _TURNED).to_bytes(8, "big")
-        firsts = [
-            _FIRST if ttl_us is None else max(now_us - ttl_us + _TURNED, 0).to_bytes(8, "big") for ttl_us in self._ttls
-        ]
         step = len(stored)
         parts = [b""] * (n * step)
-        for place, (size, start, marked, mark, nothing, ttl) in self._rows:
-            first = firsts[ttl]
+        before: int | None = -1
+        first = _FIRST
+        for place, size, start, marked, mark, nothing, ttl_us in self._rows:
+            if ttl_us != before:  # views mostly have one ttl
+                before = ttl_us
+                first = _FIRST if ttl_us is None else max(now_us - ttl_us + _TURNED, 0).to_bytes(8, "big")
             at = place
             for value in stored[place]:
                 if value is not None and len(value) < size:

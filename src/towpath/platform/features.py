@@ -450,7 +450,7 @@ class Features:
             if asked.files:
                 return on_demand.read(self._platform, asked, columns, inputs or {})
             reader = self._reader(features)
-        return reader.read(columns, count, micros(self._platform.now())).columns
+        return reader.columns(columns, count, micros(self._platform.now()))
 
     def skew(
         self,

@@ -92,9 +92,19 @@ class LmdbOnlineStore:
         Raises:
             UnavailableError: The file is damaged or away.
         """
-        with self._env.reading_lock:
+        env = self._env
+        with env.reading_lock:
             try:
-                return self._read(asked)
+                with env.begin() as txn:
+                    get, handles = txn.get, env.handles
+                    found: list[list[bytes | None]] = []
+                    for table, keys in asked:
+                        handle = handles[table]
+                        if len(keys) == 1 and len(keys[0]) <= _KEY_BYTES:
+                            found.append([get(keys[0], None, handle)])  # a comprehension is a call
+                        else:
+                            found.append([get(_stored(k) if len(k) > _KEY_BYTES else k, None, handle) for k in keys])
+                    return found
             except (KeyError, lmdb.Error, OSError) as error:
                 return self._read_slowly(asked, error)
 
@@ -155,20 +165,6 @@ class LmdbOnlineStore:
                 standing = get(key, None, handle)
                 if standing is None or standing[_TIMES] <= value[_TIMES]:
                     put(key, value, db=handle)
-
-    def _read(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
-        handles = self._env.handles
-        with self._env.begin() as txn:
-            get, found = txn.get, []
-            for table, keys in asked:
-                handle = handles[table]
-                if (
-                    len(keys) == 1 and len(keys[0]) <= _KEY_BYTES
-                ):  # a comprehension is a call: a tenth of a read of one key
-                    found.append([get(keys[0], None, handle)])
-                else:
-                    found.append([get(key if len(key) <= _KEY_BYTES else _stored(key), None, handle) for key in keys])
-            return found
 
     def _read_slowly(self, asked: Sequence[tuple[str, Sequence[bytes]]], error: Exception) -> list[list[bytes | None]]:
         """What is seldom: a table that is first asked for or is not there, an empty key, what other processes changed."""
