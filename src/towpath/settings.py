@@ -86,6 +86,11 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """Rows of one request."""
     poll_ms: Annotated[int, Meta(ge=50, le=60_000)] = 500
     """How often promotions and kill switches are looked for."""
+    prove_s: Annotated[int, Meta(ge=0, le=86_400)] = 60
+    """How often each version replays its golden cases while it serves; one that fails them answers nobody. 0 for never."""
+    stall_s: Annotated[float, Meta(ge=1, le=600)] = 10.0
+    """A worker whose event loop stands still for so long is killed and replaced: code in C that keeps the interpreter's lock
+    stops everything in its process, health and deadlines too."""
     drain_ms: Annotated[int, Meta(ge=0, le=600_000)] = 300
     """Time between "not ready" and "no more connections" after SIGTERM."""
     journal: str = ".towpath/journal"

@@ -46,17 +46,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(
         tmp_path_factory.mktemp("served"),
         deployed(Served(a_manifest(), PlainModel())),
-        deployed(per_row_model)._replace(model="guarded"),
+        deployed(per_row_model).replaced(model="guarded"),
         deployed(
             Served(
                 a_manifest(signature=tensors),
                 PlainModel(inputs=image, container="tensors", predict=lambda c: {"sum": c["image"].sum(axis=1)}),
             )
-        )._replace(model="image"),
+        ).replaced(model="image"),
         deployed(
             Served(a_manifest(output=OutputDeclaration(kind="ranking", top=20)), PlainModel(predict=rankings))
-        )._replace(model="ranked"),
-        deployed(Served(a_manifest(), PlainModel(predict=lambda c: {"p": c["a"] * np.nan})))._replace(model="lost"),
+        ).replaced(model="ranked"),
+        deployed(Served(a_manifest(), PlainModel(predict=lambda c: {"p": c["a"] * np.nan}))).replaced(model="lost"),
         max_body_bytes=100_000,
         max_rows=1_000,
     )

@@ -44,7 +44,7 @@ def slow(columns: object) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     patient = a_manifest(fallback=(FallbackDeclaration(name="zero", constant=0.0),))
-    waiting = deployed(Served(patient, PlainModel(predict=slow, inline=False)))._replace(model="waiting")
+    waiting = deployed(Served(patient, PlainModel(predict=slow, inline=False))).replaced(model="waiting")
     running = Running(
         tmp_path_factory.mktemp("shortway"), deployed(Served(a_manifest(), PlainModel())), waiting, max_rows=5
     )

@@ -4,7 +4,7 @@ from towpath.models.code import module_at, pack_code, project_module, unpack_cod
 from towpath.models.columns import Columns, Matrix, columns_from_rows, columns_from_tensor, rows_in
 from towpath.models.containers import columns_of, container, fields_of
 from towpath.models.formats import Found, sniff
-from towpath.models.loading import load_file, load_on_demand, load_version, on_demand_of
+from towpath.models.loading import load_file, load_functions, load_on_demand, load_version, on_demand_of
 from towpath.models.model import Model, Outputs, kind_of, output_fields
 from towpath.models.saving import save, signature_of
 
@@ -21,6 +21,7 @@ __all__ = [
     "fields_of",
     "kind_of",
     "load_file",
+    "load_functions",
     "load_on_demand",
     "load_version",
     "module_at",

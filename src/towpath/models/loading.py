@@ -17,12 +17,12 @@ from towpath.models import pickles
 from towpath.models.code import module_at, project_module, unpack_code
 from towpath.models.engines import catboost, lightgbm, onnx, sklearn, xgboost
 from towpath.models.engines.extra import check_version
-from towpath.models.engines.project import Objects, WithFunctions
+from towpath.models.engines.project import Objects, OnlyFunctions, WithFunctions
 from towpath.models.formats import sniff
 from towpath.models.manifest import Manifest, OnDemandLock
 from towpath.models.model import Model
 
-__all__ = ["load_file", "load_on_demand", "load_version", "on_demand_of", "try_here"]
+__all__ = ["load_file", "load_functions", "load_on_demand", "load_version", "on_demand_of", "try_here"]
 
 _NATIVE: dict[str, Any] = {
     "lightgbm": lightgbm.LightGbm,
@@ -108,6 +108,21 @@ def load_version(manifest: Manifest, folder: Path) -> Model:
     trained = sklearn.settle(_object(manifest, path, name))
     written = (artefact.format, artefact.framework)
     return Objects(name, trained, manifest.signature, kind, written=written, module=module)
+
+
+def load_functions(manifest: Manifest, folder: Path | None, why: str) -> Model:
+    """What is left of a version whose model could not be loaded: its signature, and its functions where they load.
+
+    Args:
+        manifest: Whose signature was verified.
+        folder: Holds the version's files; none where they could not be fetched.
+        why: What became of the model.
+    """
+    module: ModuleType | None = None
+    if folder is not None:
+        with contextlib.suppress(TowpathError):
+            module = _module(manifest, folder)
+    return OnlyFunctions(manifest, module, why)
 
 
 def load_on_demand(manifest: Manifest, folder: Path) -> tuple[OnDemand, ...]:

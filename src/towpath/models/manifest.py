@@ -153,6 +153,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     gate: GateDeclaration = GateDeclaration()
     resources: Resources = Resources()
     fallback: tuple[FallbackDeclaration, ...] = ()
+    fallback_features: tuple[FeatureLock, ...] = ()
+    """Views whose column is the answer of a ``sql`` link."""
     journal: JournalMode = "full"
     variables: tuple[str, ...] = ()
     training: Training | None = None

@@ -82,7 +82,7 @@ def needs(platform: "Platform") -> "dict[str, list[FeatureLock]]":
         }
         for number, role in sorted(roles.items()):
             manifest = versions.manifest(platform.objects, model, number, None)
-            found[f"{model}@{number} ({role})"] = list(manifest.features)
+            found[f"{model}@{number} ({role})"] = [*manifest.features, *manifest.fallback_features]
     return found
 
 

@@ -1,7 +1,6 @@
 """The gate's legwork: run the candidates on the held-out rows, measure, replay, and hand the arrays to the judge."""
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,13 @@ import numpy as np
 from towpath import compute
 from towpath import features as views
 from towpath.errors import ModelError, TowpathError, UnknownError, nearest
-from towpath.gate.fallbacks import FallbackCheck, check_fallback
 from towpath.gate.footprint import prepare, read
 from towpath.gate.golden import GoldenResult, compare_golden, read_golden
 from towpath.gate.judge import Evidence, judge
-from towpath.gate.output import OutputCheck, check_output, wrong_rows
+from towpath.gate.output import OutputCheck, check_output
 from towpath.gate.scores import Scores
 from towpath.gate.verdict import Footprint, Verdict
+from towpath.platform.replayed import Replay
 from towpath.types import micros
 
 if TYPE_CHECKING:
@@ -65,10 +64,18 @@ def judge_version(handle: "ModelHandle", version: int) -> Verdict:
     names = [field.name for field in manifest.signature.inputs]
     columns = columns_of(holdout.select(names))
     answers = candidate.answers(columns)
-    checks, heuristic = _fallbacks(candidate, columns, holdout.num_rows)
-    given: dict[str, NDArray[Any] | None] = {"candidate": answers, "champion": None, "fallback": heuristic}
+    given: dict[str, NDArray[Any] | None] = {"candidate": answers, "champion": None}
     if against is not None and against != version:
-        given["champion"] = _champion_answers(handle, against, cache, holdout, manifest)
+        given["champion"] = _others_answers(handle, against, cache, holdout, manifest)
+
+    def others(model: str, number: int | None) -> "NDArray[Any] | None":
+        asked = handle if model == handle.name else platform.models[model]
+        standing = asked.current()
+        number = number if number is not None else standing.state.champion if standing else None
+        return None if number is None else _others_answers(asked, number, cache, holdout, manifest)
+
+    replayed = Replay(handle, candidate.model, manifest, holdout, answers, given["champion"], others)
+    checks, given["fallback"] = replayed.chain(columns)
     scores = _scores(handle, holdout, given)
     deciding = handle.folder.declaration.gate.metric
     evidence = Evidence(
@@ -102,12 +109,12 @@ def _checked(answers: "NDArray[Any]", manifest: "Manifest") -> OutputCheck:
     return check_output(answers, manifest.output)
 
 
-def _champion_answers(
+def _others_answers(
     handle: "ModelHandle", version: int, cache: Path, holdout: "pa.Table", candidate: "Manifest"
 ) -> "NDArray[Any]":
-    """The champion on the same rows; features that the candidate does not read are looked up as of each row's moment.
+    """The champion, or whoever a chain names, on the same rows; what the candidate does not read is looked up as of each row's moment.
 
-    On-demand features that the candidate computes by the same code stay; all others are the champion's own to compute.
+    On-demand features that the candidate computes by the same code stay; all others are its own to compute.
     """
     from towpath.models import columns_of, load_on_demand
     from towpath.platform.on_demand import appended_by
@@ -120,83 +127,20 @@ def _champion_answers(
     if manifest.on_demand and not all(lock.digest in same for lock in manifest.on_demand):
         holdout = holdout.drop_columns([name for name in computed if name in holdout.column_names])
     if any(name not in holdout.column_names for name in names):
-        header, own = handle.folder.training.header, manifest.project
+        own = manifest.project
         spine = holdout.select([name for name in holdout.column_names if "." not in name and ":" not in name])
         known = [
             f"{k.view if k.project == own else f'{k.project}/{k.view}'}.{column.name}"
             for k in manifest.features
             for column in k.columns
         ]
-        table = handle.platform.features.training_set(spine, known, keys=header.keys, time=header.time)
+        assert candidate.time is not None
+        table = handle.platform.features.training_set(spine, known, keys=candidate.entity, time=candidate.time)
         functions = load_on_demand(manifest, champion.folder)
         if functions:
-            table = appended_by(functions, table, manifest.features, project=own, time=header.time)
+            table = appended_by(functions, table, manifest.features, project=own, time=candidate.time)
         holdout = views.with_defaults(table, [*manifest.features, *manifest.on_demand], own)
     return champion.answers(columns_of(holdout.select(names)))
-
-
-def _fallbacks(
-    candidate: _Candidate, columns: "Mapping[str, NDArray[Any]]", rows: int
-) -> "tuple[tuple[FallbackCheck, ...], NDArray[Any] | None]":
-    """Each link on its own, and the chain's answers: the first link that has an allowed one."""
-    output = candidate.manifest.output
-    chain: NDArray[Any] | None = None
-    open_rows = np.ones(rows, dtype=bool)
-    checks: list[FallbackCheck] = []
-    one_row = {name: values[:1] for name, values in columns.items()}
-    for link in candidate.manifest.fallback:
-        values: NDArray[Any] | None = None
-        error, one_row_ms = "", None
-        if link.constant is not None:
-            values = np.full(rows, link.constant)
-        elif link.function is not None:
-            try:
-                values = candidate.model.fallback(link.function, columns)
-                candidate.model.fallback(link.function, one_row)
-                started = time.perf_counter()
-                candidate.model.fallback(link.function, one_row)
-                one_row_ms = (time.perf_counter() - started) * 1e3
-            except TowpathError as failed:
-                error = failed.what
-        else:
-            checks.append(
-                FallbackCheck(name=link.name, passed=True, detail="another version; judged when it was promoted")
-            )
-            continue
-        if values is None or len(values) != rows:
-            checks.append(check_fallback(link, output, rows=rows, values=values, error=error, one_row_ms=one_row_ms))
-            continue
-        values = _one_a_row(values)
-        good = ~wrong_rows(values, output)
-        # A link may leave rows to the next one; what it must not do is answer all of them wrongly, or too late.
-        shown = values if not good.any() else _filled(values, good)
-        checks.append(check_fallback(link, output, rows=rows, values=shown, error=error, one_row_ms=one_row_ms))
-        if chain is None:
-            number = values.dtype.kind in "fiub"
-            chain = np.full(values.shape, np.nan if number else None, dtype=np.float64 if number else object)
-        if chain.shape == values.shape:
-            take = open_rows & good
-            chain[take] = values[take]
-            open_rows &= ~good
-    return tuple(checks), chain
-
-
-def _one_a_row(values: "NDArray[Any]") -> "NDArray[Any]":
-    """Lists of text or items as one object a row, whether they came as a matrix or as lists."""
-    if values.ndim == 1 or values.dtype.kind in "fiub":
-        return values
-    rows = np.empty(len(values), dtype=object)
-    for place, row in enumerate(values.tolist()):
-        rows[place] = row
-    return rows
-
-
-def _filled(values: "NDArray[Any]", good: "NDArray[np.bool_]") -> "NDArray[Any]":
-    """The rows that are no answer, with the first one that is."""
-    shown, first = values.copy(), values[int(good.argmax())]
-    for row in np.flatnonzero(~good):
-        shown[row] = first
-    return shown
 
 
 def _scores(

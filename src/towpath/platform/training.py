@@ -58,6 +58,10 @@ def train(
     asked = platform.features.split(declaration.features)
     platform.features.record(declaration.features)
     locks = platform.features.locks(declaration.features)
+    answering = [link.sql for link in declaration.fallback if link.sql is not None]
+    heuristics = platform.features.locks(answering) if answering else ()
+    if answering:
+        platform.features.record(answering)
     computed = views.lock_on_demand(asked.files, locks, project.name)
     read = [name for lock in locks for name in _names(lock, project.name)]
     names = [*(name for name in read if name not in asked.hidden), *asked.computed]
@@ -80,7 +84,8 @@ def train(
             clock=platform.clock,
         )
         number = versions.next_version(platform.objects, handle.name, run_id=trained.run_id)
-        manifest = msgspec.structs.replace(_manifest(handle, trained, locks, number), on_demand=computed)
+        manifest = _manifest(handle, trained, locks, number)
+        manifest = msgspec.structs.replace(manifest, on_demand=computed, fallback_features=heuristics)
         versions.publish(platform.objects, manifest, _files(handle, trained), platform.signer)
         return number
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 from towpath.errors import nearest
+from towpath.project.circles import circle_from
 from towpath.project.code import Code
 from towpath.project.cron import cron_fault
-from towpath.project.declarations import FallbackDeclaration, FeatureHeader, ModelDeclaration
+from towpath.project.declarations import KINDS, FallbackDeclaration, FeatureHeader, ModelDeclaration
 from towpath.project.faults import Declared
-from towpath.project.folder import Reading
+from towpath.project.folder import Draft, Reading
 from towpath.project.lines import Place
 from towpath.project.problem import Problem
 from towpath.types import duration
@@ -36,7 +38,7 @@ def shallow_problems(reading: Reading) -> list[Problem]:
             declared = reading.places[f"{reading.name(draft.folder)}/model.toml"]
             _check_features(reading, draft.declaration, declared)
             _check_metrics(reading, draft.declaration, declared)
-            _check_fallbacks(draft.declaration, draft.code, declared)
+            _check_fallbacks(reading, draft, declared)
             _check_schedule(draft.declaration, declared)
     for view in reading.views.values():
         _check_cron(view.header.schedule, ("schedule",), reading.places[view.query.path])
@@ -77,13 +79,14 @@ def _check_metrics(reading: Reading, declaration: ModelDeclaration, declared: De
             declared.note(("gate", "beside", position), f"unknown metric '{name}'", _mend(name, known))
 
 
-def _check_fallbacks(declaration: ModelDeclaration, code: Code | None, declared: Declared) -> None:
+def _check_fallbacks(reading: Reading, draft: Draft, declared: Declared) -> None:
+    declaration = cast("ModelDeclaration", draft.declaration)
     chain = declaration.fallback
     if declaration.tier == "critical" and not chain:
         declared.note(
             ("tier",),
             "a critical model must have a fallback",
-            "[[fallback]] with name and function, constant or version",
+            f"[[fallback]] with name and one of {', '.join(KINDS)}",
         )
     if declaration.serving.isolation == "process":
         declared.note(
@@ -93,20 +96,60 @@ def _check_fallbacks(declaration: ModelDeclaration, code: Code | None, declared:
         )
     for position, link in enumerate(chain):
         place = ("fallback", position)
-        _check_link(link, code, place, declared)
+        _check_link(link, draft.code, place, declared)
+        if link.model is not None:
+            _check_other_model(reading, draft.folder.name, link.model, (*place, "model"), declared)
+        if link.sql is not None:
+            _check_sql(reading, link.sql, (*place, "sql"), declared)
+        if link.constant is not None and position < len(chain) - 1:
+            said = f"fallback '{link.name}' always has an answer, so '{chain[position + 1].name}' is never asked"
+            declared.note(place, said, "the constant last")
         if link.name is not None and link.name in [other.name for other in chain[:position]]:  # pyright: ignore[reportUnnecessaryComparison] - as above
             declared.note((*place, "name"), f"two fallbacks are named '{link.name}'", "rename one")
+    if chain and declaration.tier == "critical" and chain[-1].kinds in {("model",), ("sql",), ("last",), ("version",)}:
+        said = f"the chain of a critical model ends in '{chain[-1].name}', which may have no answer"
+        declared.note(("fallback", len(chain) - 1), said, "end with a constant or a function")
 
 
 def _check_link(link: FallbackDeclaration, code: Code | None, place: Place, declared: Declared) -> None:
-    given = [name for name in ("function", "constant", "version") if getattr(link, name) is not None]
+    given = link.kinds
     if len(given) != 1:
-        said = " and ".join(given) or "none of function, constant and version"
-        declared.note(place, f"fallback '{link.name}' has {said}", "exactly one of function, constant and version")
+        said = " and ".join(given) or f"none of {', '.join(KINDS)}"
+        declared.note(place, f"fallback '{link.name}' has {said}", f"exactly one of {', '.join(KINDS)}")
     if link.function is not None and code is not None and code.functions and link.function not in code.functions:
         known = [name for name in code.functions if name not in {"train", "predict"}]
         said = f"model.py has no function '{link.function}'"
         declared.note((*place, "function"), said, _mend(link.function, known) or f"def {link.function}(rows): …")
+
+
+def _check_other_model(reading: Reading, own: str, other: str, place: Place, declared: Declared) -> None:
+    """The other model is one of the project, and no chain comes back to where it began."""
+    known = [Path(file).name for file in reading.names["model"]]
+    if other not in known:
+        declared.note(place, f"unknown model '{other}'", _mend(other, [name for name in known if name != own]))
+        return
+    asks = {
+        draft.folder.name: [link.model for link in draft.declaration.fallback if link.model is not None]
+        for draft in reading.drafts
+        if draft.declaration is not None
+    }
+    circle = circle_from(own, other, asks)
+    if circle:
+        declared.note(place, f"the chains of {' and '.join(circle)} ask each other", "break the circle")
+
+
+def _check_sql(reading: Reading, feature: str, place: Place, declared: Declared) -> None:
+    project, _, local = feature.rpartition("/")
+    own = reading.settings.project.name if reading.settings else None
+    if project not in {"", own}:
+        return
+    views = [Path(file).stem for file in reading.names["view"] if file.endswith(".sql")]
+    view = local.split(".")[0]
+    if view not in views:
+        declared.note(place, f"unknown view '{view}' in '{feature}'", _mend(view, views) or f"features/{view}.sql")
+    elif view in reading.views and not reading.views[view].header.online:
+        said = f"'{feature}' is of a view with online = false, so the online store never has it"
+        declared.note(place, said, "online = true in its header")
 
 
 def _check_schedule(declaration: ModelDeclaration, declared: Declared) -> None:

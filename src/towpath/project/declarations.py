@@ -8,6 +8,8 @@ from msgspec import Meta
 from towpath.types import Isolation, JournalMode, Name, OutputKind, Tier
 
 __all__ = [
+    "KINDS",
+    "BreakerDeclaration",
     "Charter",
     "FallbackDeclaration",
     "FeatureDeclaration",
@@ -30,6 +32,8 @@ FeatureName = Annotated[
     str, Meta(pattern=r"^([a-z][a-z0-9_]*/)?[a-z][a-z0-9_]{0,62}\.([a-z_][a-z0-9_]{0,62}|\*)(?!\n)$")
 ]
 """``view.feature`` or ``view.*``; ``project/view.feature`` reads a view that another project published."""
+SqlFeature = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]*/)?[a-z][a-z0-9_]{0,62}\.[a-z_][a-z0-9_]{0,62}(?!\n)$")]
+"""``view.feature``, one alone; ``project/view.feature`` reads a view that another project published."""
 Column = Annotated[str, Meta(min_length=1, max_length=63)]
 Moment = Annotated[
     str,
@@ -221,6 +225,19 @@ class GateDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """The most that one row may take, 99th percentile."""
 
 
+class BreakerDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a version that keeps failing is asked no more, so that its callers get the fallback at once."""
+
+    failures: Annotated[int, Meta(ge=1, le=1_000)] = 5
+    """So many failed calls one after the other open it."""
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """This share of failed calls among the last `window` opens it, too."""
+    window: Annotated[int, Meta(ge=2, le=1_000)] = 20
+    """Calls that `share` looks back on."""
+    pause_ms: Annotated[int, Meta(ge=10, le=600_000)] = 2_000
+    """How long it stays open before one call is let through; each trial that fails doubles it, up to thirty times."""
+
+
 class ServingDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the model is called."""
 
@@ -229,14 +246,17 @@ class ServingDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     isolation: Isolation = "thread"
     """Where the model is called; ``process`` is refused by ``tow check`` until it is there."""
     queue_rows: Annotated[int, Meta(ge=1)] = 10_000
-    """Rows that may wait; beyond it the fallback answers."""
+    """Rows that may wait; beyond it the fallback answers. A call that cannot be done in time, judging by the ones before it,
+    is not let in even where there is room, and consumers take turns: who floods the queue waits behind himself."""
+    breaker: BreakerDeclaration = BreakerDeclaration()
+    """When a version that keeps failing is left alone."""
     beside_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """Of the units, by their hash: after their answer the first fallback is asked too, and the journal keeps what it would
     have said, so that the fleet page can compare both. No caller waits for it; under load it is skipped. 0 switches it off."""
 
 
 class FallbackDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One link of the chain; exactly one of function, constant and version says what answers."""
+    """One link of the chain; exactly one of function, constant, version, model, sql and last says what answers."""
 
     name: Name
     """Stands in every answer as ``fallback:<name>``."""
@@ -246,8 +266,25 @@ class FallbackDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Cannot fail."""
     version: Literal["previous"] | Annotated[int, Meta(ge=1)] | None = None
     """Another version of this model."""
+    model: Name | None = None
+    """Another model of the project, asked as anybody asks it: with its own traffic, guard and chain."""
+    sql: SqlFeature | None = None
+    """``view.feature``: a column of a feature view, which ``tow features build`` brings into the online store; read by entity
+    key when it is needed. A key without a row goes to the next link."""
+    last: Duration | None = None
+    """The last good answer to the same entity key, at most this old, such as ``1d``; from the memory of the worker, which a
+    restart empties."""
     budget_ms: Annotated[int, Meta(ge=1)] = 50
     """The share of the deadline that is kept for it."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What was said to answer: one of `KINDS` where it is right."""
+        return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
+
+
+KINDS = ("function", "constant", "version", "model", "sql", "last")
+"""What a link of a fallback chain can be."""
 
 
 class ScheduleDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 import msgspec
 
 from towpath.errors import InputError, nearest
-from towpath.project.declarations import Duration, FeatureName, Moment
+from towpath.project.declarations import Duration, FeatureName, Moment, SqlFeature
 from towpath.project.lines import Lines, Place
 from towpath.project.problem import Problem
 from towpath.types import Digest, Name, duration, utc
@@ -24,6 +24,7 @@ _PATTERNS = {
     _pattern(Duration): ("is no duration", "one number and one unit of us ms s m h d w, such as 30d"),
     _pattern(Moment): ("is no time", "a day or a time, such as 2011-09-01 or 2011-09-01T06:00Z"),
     _pattern(FeatureName): ("names no feature", "view.feature, view.* or project/view.feature, in lower case"),
+    _pattern(SqlFeature): ("names no feature", "view.feature or project/view.feature, in lower case"),
     _pattern(Name): ("is no name", "lower case letters, digits and underscores, a letter first, at most 63"),
     _pattern(Digest): ("is no digest", "sha256: and 64 hexadecimal digits"),
 }

@@ -43,7 +43,7 @@ def ask_later(work: Work, writer: BesideWriter) -> bool:
         Whether it will be asked: not where no row is sampled, nor where the thread has enough to do.
     """
     served = work.base
-    if served is None or not work.deployment.chain:
+    if served is None or work.deployment.beside_link is None:
         return False
     share = served.manifest.serving.beside_share
     if share <= 0:

@@ -20,6 +20,7 @@ def main() -> int:
     from towpath.serving.worker import ready_line
 
     ready = int(sys.argv[1])
+    os.set_blocking(ready, False)  # a supervisor that does not read must not stop the event loop
     (length,) = _LENGTH.unpack(_exactly(_LENGTH.size))
     # our own supervisor's bytes, over a pipe that nobody else has: a clock and settings, never a model or a request
     config: WorkerConfig = pickle.loads(_exactly(length))  # noqa: S301 - see above
@@ -31,8 +32,12 @@ def main() -> int:
         with suppress(BrokenPipeError):  # the supervisor went while we started; the end of our stdin says it, too
             os.write(ready, ready_line(ports))
 
+    def alive() -> None:
+        with suppress(BrokenPipeError, BlockingIOError):
+            os.write(ready, b".")
+
     try:
-        return Worker(config).run(say, until_eof=True)
+        return Worker(config).run(say, until_eof=True, alive=alive)
     except TowpathError as error:
         sys.stderr.write(f"{error}\n")
         return 2

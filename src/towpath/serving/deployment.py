@@ -1,8 +1,10 @@
 """One model as it stands in traffic."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from towpath.serving.chain import takes_time
+from towpath.serving.last import LastAnswers
 from towpath.serving.served import Served
 from towpath.traffic import Policy
 from towpath.types import Tier
@@ -13,31 +15,79 @@ if TYPE_CHECKING:
 __all__ = ["Deployment", "Deployments"]
 
 
-class Deployment(NamedTuple):
-    """One model as it stands in traffic: replaced as a whole when a new log entry lands."""
+class Deployment:
+    """One model as it stands in traffic: never changed, replaced as a whole when a new log entry lands.
 
-    model: str
-    project: str
-    team: str
-    tier: Tier
-    policy: Policy
-    versions: Mapping[int, Served]
-    chain: "tuple[FallbackDeclaration, ...]"
-    """Of the champion's manifest, even where the champion itself could not be loaded."""
-    revision: int = 0
-    problem: str = ""
-    """Why the champion could not be loaded or did not answer its golden cases."""
+    Args:
+        model: Its name.
+        project: Whose it is.
+        team: Who answers for it.
+        tier: How much it hurts when it is away.
+        policy: Who answers whom.
+        versions: Those that are loaded.
+        chain: Of the champion's manifest, even where the champion itself could not be loaded.
+        revision: Of the registry log.
+        problem: Why the champion could not be loaded or did not answer its golden cases, or what is wrong with its chain.
+        stand_in: Of a champion that could not be loaded: it knows its input and its fallback functions, and predicts nothing.
+        memory: Answers by entity key, where a link of the chain repeats them; a new one unless given.
+    """
 
-    @property
-    def champion(self) -> Served | None:
-        """The champion, where it is loaded."""
-        version = self.policy.state.champion
-        return None if version is None else self.versions.get(version)
+    __slots__ = (
+        "base", "beside_link", "chain", "champion", "kept_s", "memory", "model", "policy", "problem", "project", "revision", "stand_in",
+        "team", "tier", "versions",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        project: str,
+        team: str,
+        tier: Tier,
+        policy: Policy,
+        versions: Mapping[int, Served],
+        chain: "tuple[FallbackDeclaration, ...]",
+        revision: int = 0,
+        problem: str = "",
+        stand_in: Served | None = None,
+        memory: LastAnswers | None = None,
+    ) -> None:
+        self.model = model
+        self.project = project
+        self.team = team
+        self.tier: Tier = tier
+        self.policy = policy
+        self.versions = versions
+        self.chain = chain
+        self.revision = revision
+        self.problem = problem
+        self.stand_in = stand_in
+        number = policy.state.champion
+        self.champion = None if number is None else versions.get(number)
+        """Where it is loaded."""
+        self.base: Served | None = self.champion or stand_in or next(iter(versions.values()), None)
+        """Whose signature the input is read by where no model may answer."""
+        self.kept_s = sum(link.budget_ms for link in chain if takes_time(link)) / 1e3
+        """Of the deadline, for the chain."""
+        self.beside_link: FallbackDeclaration | None = next((link for link in chain if link.last is None), None)
+        """Whom the model is compared with: the first link that does not repeat the model's own words."""
+        remembers = any(link.last is not None for link in chain)
+        self.memory: LastAnswers | None = (memory or LastAnswers()) if remembers else None
 
     @property
     def ready(self) -> bool:
-        """Whether the champion is loaded and proven."""
-        return self.champion is not None
+        """Whether the champion is loaded and proven, and its circuit is closed."""
+        return self.champion is not None and self.champion.breaker.state == "closed"
+
+    def replaced(self, **changes: Any) -> "Deployment":
+        """The same with some arguments changed, and what follows from them anew."""
+        taken = {name: getattr(self, name) for name in _ARGUMENTS}
+        return Deployment(**{**taken, **changes})
+
+
+_ARGUMENTS = (
+    "model", "project", "team", "tier", "policy", "versions", "chain", "revision", "problem", "stand_in", "memory",
+)  # fmt: skip
 
 
 class Deployments(Protocol):

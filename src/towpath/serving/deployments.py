@@ -1,22 +1,30 @@
 """Which models are served, kept in step with the registry log of an object store."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from towpath.clock import Clock
 from towpath.errors import TowpathError, UnavailableError
-from towpath.models import load_on_demand, load_version
+from towpath.models import load_functions, load_on_demand, load_version
 from towpath.models.manifest import Manifest
+from towpath.project.circles import circle_from
 from towpath.registry import history, versions
 from towpath.registry.log import LogEntry, TrafficState
 from towpath.registry.signing import Trusted
 from towpath.serving.deployment import Deployment
-from towpath.serving.golden import prove
+from towpath.serving.golden import golden_cases, prove
 from towpath.serving.served import Reader, Served
 from towpath.stores.objects import Objects
 from towpath.traffic import Policy
+
+if TYPE_CHECKING:
+    from towpath.project.declarations import FallbackDeclaration
 
 __all__ = ["Fixed", "StoreDeployments"]
 
@@ -37,7 +45,7 @@ class StoreDeployments:
 
     A new version is loaded beside the old one, answers its golden cases, and is swapped in by one assignment, between two
     requests. The champion before stays warm, so that a rollback is instant; what else was replaced is let go once nobody can
-    still be calling it.
+    still be calling it. A kill switch does not wait for a version that loads: it is obeyed at once.
 
     Args:
         objects: The fleet's store.
@@ -45,7 +53,7 @@ class StoreDeployments:
         trusted: Whose signatures count.
         open_reader: Opens the online features of a version.
         clock: Dates look-ups in golden cases.
-        only: Names of the models to serve; all unless given.
+        only: Names of the models to serve; all unless given. Those that their chains ask are served, too.
     """
 
     def __init__(
@@ -65,11 +73,18 @@ class StoreDeployments:
         self._clock = clock
         self._only = frozenset(only)
         self._retiring: list[tuple[float, Served]] = []
+        self._seen: dict[str, LogEntry] = {}
+        self._loading: threading.Thread | None = None
+        self._changing = threading.Lock()
         self.live: Mapping[str, Deployment] = {}
         """Model → deployment; replaced as a whole."""
 
-    def poll(self) -> list[str]:
+    def poll(self, *, patient: bool = True) -> list[str]:
         """Look for new log entries and follow them.
+
+        Args:
+            patient: Whether to come back only when every version that is needed is loaded; else a thread loads it, and until
+                then who answered goes on answering, under the new kill switches.
 
         Returns:
             The models that changed.
@@ -78,19 +93,32 @@ class StoreDeployments:
             UnavailableError: The store cannot be read; what is served stays.
         """
         self._let_go()
-        names = [name for name in self._objects.folders("models/") if not self._only or name in self._only]
         changed: list[str] = []
-        for name in names:
-            standing = self.live.get(name)
-            # one question per model, whatever the length of its log: is there an entry after the one we know?
-            if standing is not None and not self._objects.exists(_entry_path(name, standing.revision + 1)):
-                continue
-            entry = history.current(self._objects, name)
+        for name in self._names():
+            entry = self._news(name)
             if entry is None:
                 continue
-            self._follow(entry, standing)
             changed.append(name)
+            if patient or self._warm(entry):
+                self._follow(entry)
+            else:
+                self._obey(entry)
+        if patient and changed and self._only:  # a chain that was loaded just now may ask a model that is not here yet
+            changed += self.poll()
+        if not patient and self._behind() and (self._loading is None or not self._loading.is_alive()):
+            self._loading = threading.Thread(target=self._load, name="towpath-loading", daemon=True)
+            self._loading.start()
         return changed
+
+    def prove_again(self) -> None:
+        """Replay the golden cases of everybody who may answer; who fails them answers nobody until he passes them again.
+
+        A version that is busy is proven by its answers, one whose circuit is open will be tried by a call.
+        """
+        for deployment in self.live.values():
+            for served in deployment.versions.values():
+                if served.golden and served.breaker.state in {"closed", "unproven"}:
+                    served.prove_beside(lambda served=served: prove(served, served.golden, self._clock))
 
     def close(self) -> None:
         """Let go of all models."""
@@ -100,15 +128,66 @@ class StoreDeployments:
         for _, served in self._retiring:
             _close(served)
 
-    def _follow(self, entry: LogEntry, standing: Deployment | None) -> None:
+    def _names(self) -> list[str]:
+        there = self._objects.folders("models/")
+        if not self._only:
+            return there
+        asked = {link.model for one in self.live.values() for link in one.chain if link.model is not None}
+        return [name for name in there if name in self._only or name in asked]
+
+    def _news(self, name: str) -> LogEntry | None:
+        """The newest entry, where nobody has seen it: one question a model, whatever the length of its log."""
+        seen = self._seen.get(name)
+        if seen is not None and not self._objects.exists(_entry_path(name, seen.revision + 1)):
+            return None
+        entry = history.current(self._objects, name)
+        if entry is not None:
+            self._seen[name] = entry
+        return entry
+
+    def _warm(self, entry: LogEntry) -> bool:
+        """Whether nothing need be loaded to follow it."""
+        standing = self.live.get(entry.model)
+        return standing is not None and all(number in standing.versions for number in _wanted(entry.state))
+
+    def _behind(self) -> list[LogEntry]:
+        """Entries that were seen and are not followed yet."""
+        revisions = {name: one.revision for name, one in self.live.items()}
+        return [entry for name, entry in self._seen.items() if revisions.get(name) != entry.revision]
+
+    def _load(self) -> None:
+        try:
+            while behind := self._behind():
+                for entry in behind:
+                    self._follow(entry)
+        except TowpathError as error:
+            _log.warning("the store was not read: %s", error)
+        except Exception:  # noqa: BLE001 - the thread is the edge: the next poll begins again
+            _log.exception("a version was not loaded")
+
+    def _obey(self, entry: LogEntry) -> None:
+        """Take over the kill switches of an entry whose versions are not loaded yet."""
+        with self._changing:
+            standing = self.live.get(entry.model)
+            if standing is None or standing.revision >= entry.revision:
+                return
+            state = msgspec.structs.replace(standing.policy.state, kills=entry.state.kills, retired=entry.state.retired)
+            if state == standing.policy.state:
+                return
+            deployment = standing.replaced(policy=Policy(state, entry.model))
+            self.live = {**self.live, entry.model: deployment}
+
+    def _follow(self, entry: LogEntry) -> None:
         state = entry.state
+        standing = self.live.get(entry.model)
         loaded: dict[int, Served] = {}
         problem = ""
         champion: Manifest | None = None
+        stand_in: Served | None = None
         warm = dict(standing.versions) if standing is not None else {}
         for number in _wanted(state):
             try:
-                manifest, served = self._version(entry.model, number, warm)
+                manifest, served, fallen = self._version(entry.model, number, warm)
             except UnavailableError:
                 raise
             except TowpathError as error:
@@ -116,7 +195,8 @@ class StoreDeployments:
                 _log.error("%s@%d is not served: %s", entry.model, number, error)
                 continue
             if number == state.champion:
-                champion = manifest
+                champion, stand_in = manifest, fallen
+                problem = fallen.problem if fallen is not None else problem
             if served is not None:
                 loaded[number] = served
         if champion is not None:
@@ -124,6 +204,26 @@ class StoreDeployments:
                 if isinstance(link.version, int) and link.version not in loaded:
                     loaded |= self._beside(entry.model, link.version, warm)
         chain = champion.fallback if champion is not None else (standing.chain if standing is not None else ())
+        problem = problem or self._circle(entry.model, chain)
+        with self._changing:
+            newest = self._seen.get(entry.model, entry).state  # it may have landed while this one was loaded
+            state = msgspec.structs.replace(state, kills=newest.kills, retired=newest.retired)
+            self._stand(entry, state, champion, loaded, chain, problem, stand_in)
+        now_s = time.monotonic()
+        self._retiring += [(now_s + s.timeout_s + _GRACE_S, s) for n, s in warm.items() if n not in loaded]
+        _log.info("%s: revision %d, champion %s", entry.model, entry.revision, state.champion)
+
+    def _stand(
+        self,
+        entry: LogEntry,
+        state: TrafficState,
+        champion: Manifest | None,
+        loaded: Mapping[int, Served],
+        chain: "tuple[FallbackDeclaration, ...]",
+        problem: str,
+        stand_in: Served | None,
+    ) -> None:
+        standing = self.live.get(entry.model)
         deployment = Deployment(
             model=entry.model,
             project=entry.project,
@@ -134,11 +234,21 @@ class StoreDeployments:
             chain=chain,
             revision=entry.revision,
             problem=problem,
+            stand_in=stand_in,
+            memory=standing.memory if standing is not None else None,
         )
         self.live = {**self.live, entry.model: deployment}
-        now_s = time.monotonic()
-        self._retiring += [(now_s + s.timeout_s + _GRACE_S, s) for n, s in warm.items() if n not in loaded]
-        _log.info("%s: revision %d, champion %s", entry.model, entry.revision, state.champion)
+
+    def _circle(self, model: str, chain: "Sequence[FallbackDeclaration]") -> str:
+        """What is wrong where the chain leads back to the model; a request stops there and asks the next link."""
+        asks = {name: _asked(one.chain) for name, one in self.live.items()} | {model: _asked(chain)}
+        for other in asks[model]:
+            circle = circle_from(model, other, asks)
+            if circle:
+                said = f"The chains of {' and '.join(circle)} ask each other; whoever was asked already is left out."
+                _log.error("%s: %s", model, said)
+                return said
+        return ""
 
     def _let_go(self) -> None:
         """Close what was replaced so long ago that no request can still be at it."""
@@ -147,32 +257,53 @@ class StoreDeployments:
             _close(served)
         self._retiring = [pair for pair in self._retiring if pair[0] >= now_s]
 
-    def _version(self, model: str, number: int, warm: Mapping[int, Served]) -> tuple[Manifest, Served | None]:
-        """The manifest, and the version loaded and proven; without it where only loading failed, so that its chain answers."""
+    def _version(
+        self, model: str, number: int, warm: Mapping[int, Served]
+    ) -> tuple[Manifest, Served | None, Served | None]:
+        """The manifest, and the version loaded and proven; where only that failed, what stands in for it, so that its chain answers."""
         known = warm.get(number)
         if known is not None:
-            return known.manifest, known
+            return known.manifest, known, None
         manifest = versions.manifest(self._objects, model, number, self._trusted)
+        folder: Path | None = None
+        readers = self._readers(manifest)
         try:
             folder = versions.fetch(self._objects, manifest, self._cache)
-            reader = self._open_reader(manifest) if manifest.features else None
             loaded, functions = load_version(manifest, folder), load_on_demand(manifest, folder)
-            served = Served(manifest, loaded, reader=reader, functions=functions)
-            prove(served, folder, self._clock)
+            served = Served(manifest, loaded, reader=readers[0], functions=functions, heuristics=readers[1])
+            served.golden = golden_cases(folder)
+            prove(served, served.golden, self._clock)
         except UnavailableError:
             raise
         except TowpathError as error:
             _log.error("%s@%d cannot answer, its fallback does: %s", model, number, error)
-            return manifest, None
-        return manifest, served
+            fallen = Served(
+                manifest, load_functions(manifest, folder, error.what), reader=readers[0], heuristics=readers[1]
+            )
+            fallen.problem = error.what
+            return manifest, None, fallen
+        return manifest, served, None
+
+    def _readers(self, manifest: Manifest) -> tuple[Reader | None, Reader | None]:
+        """Of its features, and of what the ``sql`` links of its chain answer."""
+        return (
+            self._open_reader(manifest) if manifest.features else None,
+            self._open_reader(msgspec.structs.replace(manifest, features=manifest.fallback_features))
+            if manifest.fallback_features
+            else None,
+        )
 
     def _beside(self, model: str, number: int, warm: Mapping[int, Served]) -> dict[int, Served]:
         try:
-            _, served = self._version(model, number, warm)
+            _, served, _ = self._version(model, number, warm)
         except TowpathError as error:
             _log.error("%s@%d cannot be its fallback: %s", model, number, error)
             return {}
         return {} if served is None else {number: served}
+
+
+def _asked(chain: "Sequence[FallbackDeclaration]") -> list[str]:
+    return [link.model for link in chain if link.model is not None]
 
 
 def _wanted(state: TrafficState) -> list[int]:

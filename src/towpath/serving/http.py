@@ -39,6 +39,7 @@ from towpath.serving.infer import (
 from towpath.serving.metrics import Meter
 from towpath.serving.push import Pusher, pushed_views, view_called
 from towpath.serving.responder import Responder
+from towpath.serving.turn import Turn
 from towpath.settings import ServingSettings
 from towpath.traffic import Consumers
 
@@ -133,6 +134,7 @@ class App:
         self._clock = clock
         self._insecure_open = insecure_open
         self._encode = msgspec.json.Encoder().encode
+        self._turn = Turn()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong is an answer, too."""
@@ -219,7 +221,13 @@ class App:
             raise TooLargeError(
                 f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
             )
-        ask = Ask(rows=rows, consumer=consumer, request_id=request_id, timeout_s=_timeout_s(headers))
+        ask = Ask(
+            rows=rows,
+            consumer=consumer,
+            request_id=request_id,
+            timeout_s=_timeout_s(headers),
+            since_s=self._turn.since_s(),
+        )
         # asked for again: a slow body may have outlived a promotion
         answered = await self._answered(self._responder.deployment(model), ask)
         return 200, self._encode(answered.answer()), [_JSON]
@@ -300,6 +308,7 @@ class App:
             request_id=request_id or request.id,
             version=version,
             timeout_s=_timeout_s(headers),
+            since_s=self._turn.since_s(),
         )
         answered = await self._answered(deployment, ask)
         answerer = answered.versions[0]

@@ -75,6 +75,27 @@ class Meter:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self._breakers = Gauge(
+            "towpath_circuit_open",
+            "Workers in which the circuit of a version is not closed.",
+            ("model", "version"),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self._changes = Gauge(
+            "towpath_circuit_changes",
+            "How often the circuit of a version changed its state, in living workers.",
+            ("model", "version"),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self._waiting = Gauge(
+            "towpath_waiting_rows",
+            "Rows that wait for a thread.",
+            ("model", "version"),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self._row_children: dict[tuple[Any, ...], Any] = {}
         self._latency_children: dict[tuple[str, str], Any] = {}
         self._pushed_children: dict[tuple[str, str, str], Any] = {}
@@ -124,6 +145,13 @@ class Meter:
         """Note what is counted elsewhere."""
         self._dropped.set(dropped)
         self._abandoned.set(abandoned)
+
+    def version(self, model: str, version: int, *, closed: bool, changes: int, waiting_rows: int) -> None:
+        """Note how one version of a model is."""
+        labels = (model, str(version))
+        self._breakers.labels(*labels).set(not closed)
+        self._changes.labels(*labels).set(changes)
+        self._waiting.labels(*labels).set(waiting_rows)
 
     def text(self) -> bytes:
         """The exposition format, all workers added up."""

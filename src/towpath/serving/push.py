@@ -155,7 +155,7 @@ def pushed_views(live: Mapping[str, Deployment]) -> dict[str, tuple[View, ...]]:
             (served.manifest.created_at, lock)
             for deployment in live.values()
             for served in deployment.versions.values()
-            for lock in served.manifest.features
+            for lock in (*served.manifest.features, *served.manifest.fallback_features)
         ),
         key=lambda pair: pair[0],
         reverse=True,

@@ -26,6 +26,9 @@ from towpath.types import Reason, Tier, micros
 
 __all__ = ["JournalWriter", "Responder"]
 
+_WAITED_S = 0.001
+"""A request that waited longer for its turn in the event loop is timed from when its turn of the loop began."""
+
 
 class JournalWriter(Protocol):
     """Where records go; `towpath.journal.Journal` is one."""
@@ -117,8 +120,11 @@ class Responder:
     def steps(self, deployment: Deployment, ask: Ask) -> "Generator[Call, Outcome, Answered]":
         """The answer as a generator of the calls that may block."""
         start = time.perf_counter()
+        if ask.since_s is not None and start - ask.since_s > _WAITED_S:
+            start = ask.since_s
         now_us = micros(self.clock.now())
-        work = Work(deployment, ask, prediction_id=self.next_id(), start=start, now_us=now_us)
+        live = self.deployments.live
+        work = Work(deployment, ask, prediction_id=self.next_id(), start=start, now_us=now_us, live=live)
         work.read()
         for served, route_rows in work.groups:
             yield from work.ask_model(served, route_rows)
@@ -127,6 +133,8 @@ class Responder:
         if ask.with_fallback:
             yield from work.ask_beside()
         answered = work.answered
+        if deployment.memory is not None and work.keys is not None:
+            deployment.memory.keep(answered, work.keys, now_us)
         answered.latency_ms = (time.perf_counter() - start) * 1e3
         if self._journal is not None:
             kept = self._journal.append(

@@ -1,16 +1,19 @@
 """A version that is loaded: how its input is read, its output checked, and what the journal calls its rows."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from towpath.errors import FormatError, InputError, UnavailableError, nearest
+from towpath.errors import FormatError, InputError, TowpathError, UnavailableError, nearest
 from towpath.features.on_demand import OnDemand
 from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, is_number
-from towpath.serving.guard import Lane
+from towpath.serving.breaker import Breaker
+from towpath.serving.guard import Call, Lane
 from towpath.serving.on_demand import Functions, Pending
 from towpath.types import duration
 
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from towpath.features.on_demand import Computed
+    from towpath.gate.golden import GoldenCase
     from towpath.models.manifest import Field, Manifest, Signature
 
-__all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served"]
+__all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served", "subset"]
 
 _log = logging.getLogger("towpath.serving")
 Columns = Mapping[str, "NDArray[Any]"]
@@ -28,6 +32,10 @@ Columns = Mapping[str, "NDArray[Any]"]
 _ALWAYS = ("target_at", "horizon")
 _BESIDE_ROWS = 2_000
 """Rows that may wait to be asked of the fallback after their answer; beyond it they are skipped."""
+_PROOF_S = 5.0
+"""How long a replay of the golden cases may take; longer is a failure."""
+_GOOD_ROWS = 64
+"""Rows of the largest input that is remembered as one which was answered."""
 _MATRIX_DIMENSIONS = 2
 _SLACK = 1e-6
 """By which a share may leave [0, 1]: models compute in single precision."""
@@ -106,6 +114,7 @@ class Served:
         model: The loaded model.
         reader: Looks its features up; none where it reads none.
         functions: Its on-demand features, in their order.
+        heuristics: Looks up what the ``sql`` links of its chain answer; none where there are none.
     """
 
     def __init__(
@@ -115,8 +124,19 @@ class Served:
         *,
         reader: Reader | None = None,
         functions: Sequence[OnDemand] = (),
+        heuristics: Reader | None = None,
     ) -> None:
         self.manifest = manifest
+        self.heuristics = heuristics
+        self.heuristic_keys = _ordered([key for lock in manifest.fallback_features for key in lock.entity])
+        self.golden: Sequence[GoldenCase] = ()
+        """Requests with known answers, replayed while it serves."""
+        self.problem = ""
+        """Why it stands in for a version that could not be loaded."""
+        self.breaker = Breaker(f"{manifest.model}@{manifest.version}", manifest.serving.breaker)
+        self.breaker.ask_again = self._ask_again
+        self._good: Columns | None = None
+        self._asking: Call | None = None
         self.model = model
         self.reader = reader
         self.signature = model.signature
@@ -135,12 +155,15 @@ class Served:
         self.extra = frozenset(
             [
                 *self.keys,
+                *self.heuristic_keys,
                 *self.segments,
                 *_ALWAYS,
                 *[n for n in (manifest.time, manifest.unit) if n is not None],
                 *(self.functions.reads if self.functions is not None else ()),
             ]
         )
+        self.known = self.extra | frozenset(self.names)
+        """All that a request may name."""
         self.scalar = all(is_number(field) for field in self.signature.inputs)
         """Whether each input is one number a row, and so small in the journal."""
         self.lane = Lane(manifest.model, queue_rows=manifest.serving.queue_rows)
@@ -183,6 +206,48 @@ class Served:
         """Let idle threads end; nothing more is taken."""
         for lane in (*self.lanes, self.beside_lane):
             lane.close()
+
+    def worked(self, columns: Columns, rows: int) -> None:
+        """Note an input that it answered."""
+        if rows <= _GOOD_ROWS:
+            self._good = columns
+        if self.breaker.bits or self.breaker.state != "closed":
+            self.breaker.worked()
+
+    def prove_beside(self, replay: Callable[[], None]) -> None:
+        """Replay its golden cases in a thread of its own lane, and tell the breaker; one that is busy is left alone.
+
+        Args:
+            replay: Raises `ModelError` where a case is answered wrongly.
+        """
+        outcome = Call(self.lane, replay, 0, time.perf_counter() + max(self.timeout_s, _PROOF_S)).wait()
+        if outcome.reason in {"overloaded", "down"} or isinstance(outcome.error, UnavailableError):
+            return
+        why = outcome.error.what if isinstance(outcome.error, TowpathError) else f"golden cases: {outcome.reason}"
+        self.breaker.proven(passed=outcome.reason == "ok", why=why)
+
+    def _ask_again(self) -> bool:
+        """Find out beside the requests whether it still answers what it answered last, and tell the breaker."""
+        good, asking = self._good, self._asking
+        if asking is not None and time.perf_counter() < asking.deadline:
+            return True
+        if good is None or (asking is not None and asking.give_up().reason == "slow"):
+            self._asking = None
+            return False
+        self._asking = call = Call(
+            self.lane, partial(self._answers_still, good), 1, deadline=time.perf_counter() + self.timeout_s
+        )
+        return self.lane.put(call) is None
+
+    def _answers_still(self, columns: Columns) -> None:
+        try:
+            outputs = self.model.predict(columns)
+        except Exception as error:  # noqa: BLE001 - the edge to a model
+            why = f"{type(error).__name__}: {error}"
+        else:
+            why = "" if outputs else "no output"
+        self._asking = None
+        self.breaker.came_of(answered=not why, why=why)
 
     def from_rows(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Prepared:
         """Read JSON rows.
@@ -359,6 +424,13 @@ class Served:
                 array = array_of(field, array.tolist())
             return array.astype(np.float64, copy=False)
         return array_of(field, [_plain(v) for v in array])
+
+
+def subset(columns: Columns, rows: list[int]) -> Columns:
+    """Some of the rows, in the order given."""
+    if isinstance(columns, Matrix):
+        return Matrix(columns.names, columns.array[rows])
+    return {name: values[rows] for name, values in columns.items()}
 
 
 def _checker(manifest: "Manifest") -> "Callable[[list[Any]], list[int]]":

@@ -105,6 +105,8 @@ class _Child:
         self.config = config
         self.started_at = time.monotonic()
         self.ports: Ports | None = None
+        self.heard_at = self.started_at
+        """When its event loop last said that it turns."""
         reading, writing = os.pipe()
         environment = dict.fromkeys(_THREADS, "1") | dict(os.environ)
         # its own session: Ctrl-C in a terminal reaches the supervisor alone, which drains the workers in order
@@ -132,12 +134,18 @@ class _Child:
         return self.process.poll() is not None
 
     def listen(self) -> None:
-        """Take in its ports, if it has said them."""
-        if self.ports is not None or not select.select([self._reading], [], [], 0)[0]:
+        """Take in its ports, once, and that it is alive."""
+        if not select.select([self._reading], [], [], 0)[0]:
             return
-        self._heard += os.read(self._reading, 4_096)
-        if self._heard.endswith(b"\n"):
-            said = json.loads(self._heard)
+        heard = os.read(self._reading, 4_096)
+        if heard:
+            self.heard_at = time.monotonic()
+        if self.ports is not None:
+            return
+        self._heard += heard
+        line, newline, _ = self._heard.partition(b"\n")
+        if newline:
+            said = json.loads(line)
             self.ports = Ports(self.config.ports.host, said["http"], said["grpc"], said["pid"])
 
     def drain(self) -> None:
@@ -253,6 +261,7 @@ class Supervisor:
         while not self._stop.wait(_TICK_S):
             for place, child in enumerate(self._children):
                 child.listen()
+                self._end_stalled(place, child)
                 if not child.dead or self._stop.is_set():
                     continue
                 lived_s = time.monotonic() - child.started_at
@@ -268,6 +277,15 @@ class Supervisor:
                 child.bury()
                 self._children[place] = _Child(self._of_slot(place))
                 self.restarts += 1
+
+    def _end_stalled(self, place: int, child: _Child) -> None:
+        """Kill a worker whose event loop stands still: nothing in its process can help it any more."""
+        stalled_s = time.monotonic() - child.heard_at
+        if child.ports is None or child.dead or stalled_s < self._config.settings.stall_s:
+            return
+        _log.error("worker %d (pid %d) has stood still for %.1f s; it is killed", place, child.process.pid, stalled_s)
+        child.process.kill()
+        child.process.wait()
 
     def _end(self) -> None:
         for child in self._children:

@@ -6,25 +6,22 @@ from collections.abc import Generator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from towpath.errors import InputError, ModelError
 from towpath.features import entity_key
 from towpath.features.on_demand import Computed
-from towpath.models.columns import Matrix
 from towpath.serving.answered import NOTHING, OK, Answered, Ask
+from towpath.serving.chain import ask_link, asked_here, taken
 from towpath.serving.deployment import Deployment
 from towpath.serving.guard import Call, Outcome
-from towpath.serving.served import Columns, Prepared, Served
+from towpath.serving.last import LEFT
+from towpath.serving.served import Columns, Prepared, Served, subset
 from towpath.traffic import CHAMPION, Route
 from towpath.types import Reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from towpath.project.declarations import FallbackDeclaration
-
-__all__ = ["Work", "number_or_none", "subset"]
+__all__ = ["Work", "number_or_none"]
 
 _log = logging.getLogger("towpath.serving")
 _INFINITY = float("inf")
@@ -33,6 +30,8 @@ _MODEL_SHARE = 0.5
 _FEATURES_SHARE = 0.5
 """Of what is left of the model's time that on-demand features may take at most."""
 _UNSERVED_TIMEOUT_S = 0.2
+_TO_BLAME_SHARE = 0.9
+"""Of the time that a model has by its own declaration: who was given up sooner was given up by an impatient caller."""
 _SPARE_CALLS = 32
 """How often a call that raised is split in two: enough to find one row among 20,000, too few for a broken model to eat the deadline."""
 
@@ -40,15 +39,32 @@ _SPARE_CALLS = 32
 class Work:
     """One request on its way."""
 
-    __slots__ = ("answered", "ask", "base", "deadline", "deployment", "groups", "keys", "model_deadline", "now_us", "open_rows", "prepared", "routes", "segments", "spare_calls", "units")  # fmt: skip
+    __slots__ = (
+        "answered", "ask", "asked_by", "base", "deadline", "deployment", "groups", "keys", "live", "model_deadline", "now_us",
+        "open_rows", "own_s", "prepared", "routes", "segments", "spare_calls", "units",
+    )  # fmt: skip
 
-    def __init__(self, deployment: Deployment, ask: Ask, *, prediction_id: str, start: float, now_us: int) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        ask: Ask,
+        *,
+        prediction_id: str,
+        start: float,
+        now_us: int,
+        live: Mapping[str, Deployment] | None = None,
+        asked_by: tuple[str, ...] = (),
+    ) -> None:
         rows_count = len(ask.rows) if ask.rows is not None else ask.rows_count
         self.ask = ask
         self.deployment = deployment
         self.now_us = now_us
         self.answered = Answered(deployment.model, ask.request_id or prediction_id, prediction_id, rows_count)
-        self.base = deployment.champion or next(iter(deployment.versions.values()), None)
+        self.live = live
+        """Other models, for chains that ask them."""
+        self.asked_by = asked_by
+        """Models whose chains led here; none of them is asked again."""
+        self.base = deployment.base
         """Whose signature the input is read by where no model may answer."""
         self.groups: list[tuple[Served, list[int]]] = []
         self.open_rows: list[int] = []
@@ -60,9 +76,11 @@ class Work:
         self.units: list[str | None] | None = None
         self.segments: list[dict[str, str] | None] | None = None
         timeout_s = self.base.timeout_s if self.base is not None else _UNSERVED_TIMEOUT_S
+        kept_s = deployment.kept_s
+        self.own_s = max(timeout_s - kept_s, timeout_s * _MODEL_SHARE)
+        """What the model has by its own declaration; a caller may give it less."""
         if ask.timeout_s is not None:
             timeout_s = ask.timeout_s if ask.timeout_s == _INFINITY else min(timeout_s, ask.timeout_s)
-        kept_s = sum(link.budget_ms for link in deployment.chain if link.constant is None) / 1e3
         self.deadline = start + timeout_s
         self.model_deadline = start + max(timeout_s - kept_s, timeout_s * _MODEL_SHARE)
 
@@ -101,7 +119,10 @@ class Work:
 
     def ask_model(self, served: Served, rows: list[int]) -> "Generator[Call, Outcome, None]":
         """Call one version for its rows; those without a good answer stay open."""
-        yield from self._complete(served)
+        if served.breaker.state != "closed" and not served.breaker.lets_in():
+            self._open(rows, "down")
+            return
+        yield from self.complete(served)
         prepared = self.prepared[served.version]
         if prepared.refused:
             refused = set(prepared.refused)
@@ -111,7 +132,14 @@ class Work:
                 return
         yield from self._call(served, rows)
 
-    def _complete(self, served: Served) -> "Generator[Call, Outcome, None]":
+    def finish(self) -> "Generator[Call, Outcome, None]":
+        """Ask whoever shall answer, and the chain for what is open then."""
+        for served, rows in self.groups:
+            yield from self.ask_model(served, rows)
+        if self.open_rows:
+            yield from self.fall_back()
+
+    def complete(self, served: Served) -> "Generator[Call, Outcome, None]":
         """Compute on-demand features, once for all rows; those that are not there in time are missing."""
         prepared = self.prepared[served.version]
         pending = prepared.pending
@@ -122,7 +150,8 @@ class Work:
         if self.model_deadline != _INFINITY:
             deadline = now + min(pending.budget_s, max(0.0, self.model_deadline - now) * _FEATURES_SHARE)
         made = Computed({}, [])
-        outcome = yield Call(served.features_lane, partial(pending.run, made), self.answered.count, deadline)
+        run = partial(pending.run, made)
+        outcome = yield Call(served.features_lane, run, self.answered.count, deadline, self.ask.consumer)
         # A thread that was left behind may still add to what it made.
         found = Computed(dict(made.columns), list(made.faults))
         if outcome.value is None:
@@ -137,13 +166,14 @@ class Work:
         prepared = self.prepared[served.version]
         whole = len(rows) == self.answered.count
         columns = prepared.columns if whole else subset(prepared.columns, rows)
+        began = time.perf_counter()
         if served.inline:
-            try:
-                outcome = Outcome(served.model.predict(columns), OK)
-            except Exception as error:  # noqa: BLE001 - the edge to a model: whatever it raises, the fallback answers
-                outcome = Outcome(None, "wrong", error)
+            outcome = self._called_here(served, columns, began)
         else:
-            outcome = yield Call(served.lane, partial(served.model.predict, columns), len(rows), self.model_deadline)
+            predict = partial(served.model.predict, columns)
+            call = Call(served.lane, predict, len(rows), self.model_deadline, self.ask.consumer)
+            outcome = yield call
+            began = call.started_s
         if outcome.value is None:
             raised = outcome.reason == "wrong" and len(rows) > 1
             if raised and self.spare_calls > 0 and time.perf_counter() < self.model_deadline:
@@ -153,9 +183,29 @@ class Work:
                 yield from self._call(served, rows[:half])
                 yield from self._call(served, rows[half:])
                 return
+            self._blame(served, outcome, began)
             self._open(rows, outcome.reason if outcome.reason != OK else "wrong", outcome.error)
             return
-        self._take(served, rows, outcome.value, whole=whole)
+        self._take(served, rows, columns, outcome.value, whole=whole)
+
+    def _called_here(self, served: Served, columns: Columns, began: float) -> Outcome:
+        """Inside the event loop, which cannot be interrupted; what waited for its turn until it was too late is not begun."""
+        if began >= self.model_deadline:
+            return Outcome(None, "slow")
+        try:
+            outcome = Outcome(served.model.predict(columns), OK)
+        except Exception as error:  # noqa: BLE001 - the edge to a model: whatever it raises, the fallback answers
+            return Outcome(None, "wrong", error)
+        return outcome
+
+    def _blame(self, served: Served, outcome: Outcome, began: float) -> None:
+        """Note a failure that is the version's own: not that it had to wait, nor that its caller was in a hurry."""
+        if outcome.reason == "wrong":
+            served.breaker.failed("wrong", outcome.error)
+        elif outcome.reason == "slow" and not served.inline and began:
+            took_s = time.perf_counter() - began
+            if took_s >= self.own_s * _TO_BLAME_SHARE:
+                served.breaker.failed(f"slow: {took_s * 1e3:.0f} ms")
 
     def fall_back(self) -> "Generator[Call, Outcome, None]":
         """Ask the chain, link by link, for the rows that are still open; the last link cannot fail."""
@@ -164,52 +214,63 @@ class Work:
             if not rows:
                 return
             self.open_rows = []
-            values, version = yield from self._link(link, rows)
-            served = self.base
-            bad: set[int] = set()
-            if values is None:
-                self.open_rows = rows
-                continue
-            if link.constant is None and served is not None:
-                bad = set(served.bad_rows(values))
-            for place, row in enumerate(rows):
-                if place in bad:
-                    self.open_rows.append(row)
-                    continue
-                self.answered.predictions[row] = values[place]
-                self.answered.sources[row] = f"fallback:{link.name}"
-                self.answered.versions[row] = version
+            found = yield from ask_link(link, self, rows)
+            self.open_rows = taken(self, link, rows, found)
 
     def ask_beside(self) -> "Generator[Call, Outcome, None]":
         """What the first fallback would have said to each row."""
-        chain = self.deployment.chain
-        if chain:
-            rows = list(range(self.answered.count))
-            values, _ = yield from self._link(chain[0], rows)
-            if values is not None:
-                self.answered.beside = self._numbers(values)
+        link = self.deployment.beside_link
+        if link is not None:
+            found = yield from ask_link(link, self, list(range(self.answered.count)))
+            if found is not None:
+                self.answered.beside = self._numbers(found.values)
 
     def beside(self, rows: list[int]) -> list[float | None] | None:
         """The same for some rows, in this thread and for as long as it takes; null where it has no answer.
 
         Called when the answer is on its way: nothing that the answer is made of is touched.
         """
-        link = self.deployment.chain[0]
-        if link.constant is not None:
-            return self._numbers([link.constant] * len(rows))
-        served = self._link_served(link)
-        if served is None:
+        link = self.deployment.beside_link
+        if link is None:
             return None
-        prepared = served.whole(self.prepared.get(served.version) or self._prepared(served))
-        columns = subset(prepared.columns, rows)
-        if link.function is None:
-            values = next(iter(served.model.predict(columns).values()))
+        found = asked_here(ask_link(link, self, rows, patient=True))
+        return None if found is None else self._numbers(found.values)
+
+    def to_another_model(self, model: str, rows: list[int], deadline: float) -> "Work | None":
+        """The same request for some rows, to another model; None where it is not served, or its chain led here."""
+        other = (self.live or {}).get(model)
+        own = self.deployment.model
+        if other is None or model == own or model in self.asked_by:
+            _log.warning(
+                "%s: the chain asks '%s', which %s", own, model, "is not here" if other is None else "asks back"
+            )
+            return None
+        ask, now = self.ask, time.perf_counter()
+        known = other.base.known if other.base is not None else None
+        changes: dict[str, Any] = {
+            "version": None,
+            "with_fallback": False,
+            "timeout_s": _INFINITY if deadline == _INFINITY else max(0.0, deadline - now),
+        }
+        if ask.rows is not None:
+            asked = [ask.rows[row] for row in rows]
+            changes["rows"] = asked if known is None else [{k: v for k, v in r.items() if k in known} for r in asked]
         else:
-            values = np.asarray(served.model.fallback(link.function, columns))
-        return self._numbers(values.tolist()) if len(values) == len(rows) else None
+            columns = {k: v[rows] for k, v in (ask.columns or {}).items() if known is None or k in known}
+            changes |= {"columns": columns, "rows_count": len(rows)}
+        return Work(
+            other,
+            ask._replace(**changes),
+            prediction_id=self.answered.prediction_id,
+            start=now,
+            now_us=self.now_us,
+            live=self.live,
+            asked_by=(*self.asked_by, own),
+        )
 
     def _numbers(self, values: list[Any]) -> list[float | None]:
         """What the fallback said, as numbers; an answer that may not be given is none."""
+        values = [None if value is LEFT else value for value in values]
         bad = set(self.base.bad_rows(values)) if self.base is not None else set[int]()
         return [None if row in bad else number_or_none(value) for row, value in enumerate(values)]
 
@@ -235,13 +296,17 @@ class Work:
             return
         for row in rows:
             answered.sources[row] = route.source
-        if served.version not in self.prepared:
-            self._prepare(served)
+        self.prepare(served)
         self.groups.append((served, rows))
 
     def _nobody(self, rows: list[int], reason: Reason) -> None:
         same = self.deployment.policy.same_for_all
         self._open(rows, same.reason if same is not None and same.reason != OK else reason)
+
+    def prepare(self, served: Served) -> None:
+        """Read the input for one version, if nobody did so before."""
+        if served.version not in self.prepared:
+            self._prepare(served)
 
     def _prepare(self, served: Served) -> None:
         self.prepared[served.version] = prepared = self._prepared(served)
@@ -273,16 +338,24 @@ class Work:
                 for values in zip(*given, strict=True)
             ]
 
-    def values(self, name: str) -> list[Any]:
-        """One value per row, from the request itself, else from what was looked up."""
-        ask, base = self.ask, cast("Served", self.base)
+    def asked(self, name: str) -> list[Any]:
+        """One value per row from the request itself; None where it has none."""
+        ask = self.ask
         if ask.rows is not None:
-            given = [row.get(name) for row in ask.rows]
-            if any(value is not None for value in given):
-                return given
-        elif ask.columns is not None and name in ask.columns:
+            return [row.get(name) for row in ask.rows]
+        if ask.columns is not None and name in ask.columns:
             column = ask.columns[name].reshape(self.answered.count, -1)[:, 0]
             return (column.astype("datetime64[us]") if column.dtype.kind == "M" else column).tolist()
+        return [None] * self.answered.count
+
+    def values(self, name: str) -> list[Any]:
+        """One value per row, from the request itself, else from what was looked up."""
+        base = cast("Served", self.base)
+        if self.ask.rows is None and self.ask.columns is not None and name in self.ask.columns:
+            return self.asked(name)
+        given = self.asked(name)
+        if any(value is not None for value in given):
+            return given
         looked = self.prepared[base.version].columns
         return looked[name].tolist() if name in looked else [None] * self.answered.count
 
@@ -298,16 +371,20 @@ class Work:
                 "%s: %d rows fall back, %s: %s: %s", answered.model, len(rows), reason, type(error).__name__, error
             )
 
-    def _take(self, served: Served, rows: list[int], outputs: "Mapping[str, NDArray[Any]]", *, whole: bool) -> None:
+    def _take(
+        self, served: Served, rows: list[int], columns: Columns, outputs: "Mapping[str, NDArray[Any]]", *, whole: bool
+    ) -> None:
         """Check what the model gave, row by row, and keep what is good."""
         answered = self.answered
         problem = _shape_problem(served, outputs, len(rows))
         if problem is not None:
+            served.breaker.failed("wrong", problem)
             self._open(rows, "wrong", problem)
             return
         first, *others = outputs
         values = outputs[first].tolist()
         bad = served.bad_rows(values)
+        served.worked(columns, len(rows))
         if not bad and whole:
             answered.predictions = values
             answered.versions = [served.version] * len(rows)
@@ -330,51 +407,6 @@ class Work:
         for place, row in enumerate(rows):
             if place not in wrong:
                 extras[row] = {name: values[place] for name, values in lists.items()}
-
-    def _link(
-        self, link: "FallbackDeclaration", rows: list[int]
-    ) -> "Generator[Call, Outcome, tuple[list[Any] | None, int | None]]":
-        if link.constant is not None:
-            return [link.constant] * len(rows), None
-        served = self._link_served(link)
-        if served is None:
-            return None, None
-        if served.version not in self.prepared:
-            self._prepare(served)
-        yield from self._complete(served)
-        columns = subset(self.prepared[served.version].columns, rows)
-        deadline = min(self.deadline, time.perf_counter() + link.budget_ms / 1e3)
-        if self.deadline == _INFINITY:
-            deadline = _INFINITY
-        function = (
-            partial(served.model.predict, columns)
-            if link.function is None
-            else partial(served.model.fallback, link.function, columns)
-        )
-        outcome = yield Call(served.fallback_lane, function, len(rows), deadline)
-        if outcome.error is not None:
-            self.answered.problem = outcome.error
-            _log.warning("%s: fallback '%s' failed: %s", self.answered.model, link.name, outcome.error)
-        if outcome.value is None:
-            return None, None
-        value: Any = outcome.value
-        array: NDArray[Any] = np.asarray(value if link.function is not None else next(iter(value.values())))
-        if len(array) != len(rows):
-            return None, None
-        return array.tolist(), served.version if link.function is None else None
-
-    def _link_served(self, link: "FallbackDeclaration") -> Served | None:
-        if link.function is not None:
-            return self.base
-        version = self.deployment.policy.state.previous if link.version == "previous" else link.version
-        return None if version is None else self.deployment.versions.get(version)
-
-
-def subset(columns: Columns, rows: list[int]) -> Columns:
-    """Some of the rows, in the order given."""
-    if isinstance(columns, Matrix):
-        return Matrix(columns.names, columns.array[rows])
-    return {name: values[rows] for name, values in columns.items()}
 
 
 def _shape_problem(served: Served, outputs: "Mapping[str, NDArray[Any]]", rows: int) -> ModelError | None:

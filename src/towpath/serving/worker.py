@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,10 @@ class Worker:
                 "champion": one.policy.state.champion,
                 "revision": one.revision,
                 "problem": one.problem,
+                "circuits": {
+                    str(number): served.breaker.state + (f" ({served.breaker.why})" if served.breaker.why else "")
+                    for number, served in one.versions.items()
+                },
             }
             for name, one in self._deployments.live.items()
         }
@@ -162,14 +166,30 @@ class Worker:
         lanes = [
             lane for one in self._deployments.live.values() for served in one.versions.values() for lane in served.lanes
         ]
+        for name, one in self._deployments.live.items():
+            for number, served in one.versions.items():
+                breaker, waiting = served.breaker, served.lane.waiting_rows
+                closed = breaker.state == "closed"
+                meter.version(name, number, closed=closed, changes=breaker.changes, waiting_rows=waiting)
         meter.state(dropped=self._journal.dropped, abandoned=sum(lane.abandoned for lane in lanes))
 
     def stop(self) -> None:
         """Begin to drain; from the event loop's own thread."""
         self._stop.set()
 
-    def run(self, on_ready: Callable[[Ports], None], *, until_eof: bool = False) -> int:
+    def run(
+        self,
+        on_ready: Callable[[Ports], None],
+        *,
+        until_eof: bool = False,
+        alive: Callable[[], None] | None = None,
+    ) -> int:
         """Serve until SIGTERM, SIGINT, `stop`, or, with `until_eof`, until the supervisor's end of stdin closes.
+
+        Args:
+            on_ready: Told the ports.
+            until_eof: Whether stdin is the supervisor's.
+            alive: Called each second by the event loop, for whoever watches that it does not stand still.
 
         Returns:
             The exit code.
@@ -177,11 +197,17 @@ class Worker:
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self.serve(on_ready, until_eof=until_eof))
+            runner.run(self.serve(on_ready, until_eof=until_eof, alive=alive))
         return self.exit_code
 
-    async def serve(self, on_ready: Callable[[Ports], None], *, until_eof: bool = False) -> None:
-        """Serve in the running event loop."""
+    async def serve(
+        self,
+        on_ready: Callable[[Ports], None],
+        *,
+        until_eof: bool = False,
+        alive: Callable[[], None] | None = None,
+    ) -> None:
+        """Serve in the running event loop; see `run`."""
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -199,17 +225,17 @@ class Worker:
         await imported
         grpc_server, grpc_port = await self._grpc()
         ports = Ports(self._config.ports.host, listener.getsockname()[1], grpc_port, os.getpid())
-        following = asyncio.create_task(self._keep_following()) if self._following is not None else None
+        meanwhile = [asyncio.create_task(task) for task in self._meanwhile(alive)]
         on_ready(ports)
         await self._stop.wait()
         self._draining = True
         await asyncio.sleep(self._settings.drain_ms / 1e3)
         http.should_exit = True
         await asyncio.gather(serving, grpc_server.stop(_FINISH_S))
-        if following is not None:
-            following.cancel()
+        for task in meanwhile:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await following
+                await task
         self._journal.close()
         if self._online is not None:
             self._online.close()
@@ -257,12 +283,30 @@ class Worker:
         if following is None:
             return
         try:
-            following.poll()
+            following.poll(patient=not self._proven)
             self._consumers.refresh()
         except TowpathError as error:
             _log.warning("the store was not read: %s", error)
         else:
             self._proven = True
+
+    def _meanwhile(self, alive: Callable[[], None] | None) -> "Iterator[Coroutine[Any, Any, None]]":
+        """What goes on beside the requests."""
+        if self._following is not None:
+            yield self._keep_following()
+            if self._settings.prove_s:
+                yield self._keep_proving(self._following)
+        if alive is not None:
+            yield _every_second(alive)
+
+    async def _keep_proving(self, following: "StoreDeployments") -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._settings.prove_s)
+            try:
+                await loop.run_in_executor(None, following.prove_again)
+            except Exception:  # noqa: BLE001 - the edge: the next turn tries again
+                _log.exception("golden cases were not replayed")
 
     async def _keep_following(self) -> None:
         loop = asyncio.get_running_loop()
@@ -379,6 +423,12 @@ def _taken(host: str, port: int, option: str) -> RefusedError:
     return RefusedError(
         f"{host}:{port} is taken, or not an address of this machine.", mend=f"{option} 0 takes a free one"
     )
+
+
+async def _every_second(told: Callable[[], None]) -> None:
+    while True:
+        told()
+        await asyncio.sleep(1)
 
 
 def _import_grpc() -> None:

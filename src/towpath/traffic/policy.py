@@ -76,6 +76,10 @@ class Policy:
                 return Route(None, route.source, route.arm, "killed")
         return route
 
+    def killed(self, version: int) -> bool:
+        """Whether a version is switched off for everybody, so that no chain may ask it either."""
+        return any(k.version == version and k.consumer is None and k.segment is None for k in self.state.kills)
+
     def _arm(self, unit: str) -> Route:
         """The challengers' stretches lie side by side on the arm axis, each as wide as its part of their sum."""
         challengers = self.state.challengers

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from towpath.errors import ModelError, TowpathError, nearest
+from towpath.errors import ModelError, TowpathError, UnavailableError, nearest
 from towpath.models.columns import Columns, Encoder, rows_in
 from towpath.models.containers import container
-from towpath.models.manifest import Signature
+from towpath.models.manifest import Manifest, Signature
 from towpath.models.model import Model, Outputs, classified
 from towpath.types import OutputKind
 
-__all__ = ["Objects", "WithFunctions", "outputs_of"]
+__all__ = ["Objects", "OnlyFunctions", "WithFunctions", "outputs_of"]
 
 
 class Objects:
@@ -110,6 +110,44 @@ class WithFunctions:
     def fallback(self, name: str, columns: Columns) -> NDArray[Any]:
         """Call a named function of ``model.py``."""
         return self._functions.call(name, container(columns, self.signature, self._encoder), rows_in(columns))
+
+
+class OnlyFunctions:
+    """The fallback functions of a version whose model could not be loaded: the chain goes on without it.
+
+    Args:
+        manifest: Of the version.
+        module: Its ``model.py``; none where it has none, or that could not be loaded either.
+        why: What became of the model.
+    """
+
+    inline = False
+    framework = ""
+
+    def __init__(self, manifest: Manifest, module: ModuleType | None, why: str) -> None:
+        self._name = f"{manifest.model}@{manifest.version}"
+        self._why = why
+        self._functions = _Functions(self._name, module)
+        self._encoder = Encoder(manifest.signature.inputs)
+        self.signature = manifest.signature
+        self.kind: OutputKind = manifest.output.kind
+        self.format = manifest.artefact.format
+        self.unseen: Counter[str] = Counter()
+
+    def predict(self, columns: Columns) -> Outputs:
+        """Refuse.
+
+        Raises:
+            UnavailableError: Always; it says why.
+        """
+        raise UnavailableError(f"{self._name} is not loaded, and cannot answer {rows_in(columns)} rows: {self._why}")
+
+    def fallback(self, name: str, columns: Columns) -> NDArray[Any]:
+        """Call a named function of ``model.py``."""
+        return self._functions.call(name, container(columns, self.signature, self._encoder), rows_in(columns))
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def outputs_of(raw: Any, signature: Signature, rows: int, who: str) -> Outputs:
