@@ -39,6 +39,8 @@ from towpath.models.manifest import (
 )
 from towpath.platform.remembered import LandingDay, SeenColumn, SeenSource, SeenView
 from towpath.project.declarations import (
+    KINDS,
+    BreakerDeclaration,
     Charter,
     FallbackDeclaration,
     FeatureDeclaration,
@@ -91,10 +93,19 @@ GATE = GateDeclaration(
     memory_mib=1_024,
     latency_p99_ms=50.0,
 )
-SERVING = ServingDeclaration(timeout_ms=100, isolation="inline", queue_rows=500, beside_share=0.1)
+SERVING = ServingDeclaration(
+    timeout_ms=100,
+    isolation="inline",
+    queue_rows=500,
+    breaker=BreakerDeclaration(failures=3, share=0.25, window=40, pause_ms=500),
+    beside_share=0.1,
+)
 RESOURCES = Resources(cpu=2.0, memory="4GiB", gpu=1, time="2h")
 FALLBACK = (
     FallbackDeclaration(name="before", version="previous", budget_ms=60),
+    FallbackDeclaration(name="simpler", model="demand_simple"),
+    FallbackDeclaration(name="yesterday", last="1d"),
+    FallbackDeclaration(name="four_weeks", sql="recent_sales.units_28d"),
     FallbackDeclaration(name="recent_mean", function="recent_mean"),
     FallbackDeclaration(name="zero", constant=0.0),
 )
@@ -155,6 +166,7 @@ MANIFEST = Manifest(
     gate=GATE,
     resources=RESOURCES,
     fallback=FALLBACK,
+    fallback_features=(LOCK,),
     journal="reference",
     variables=("HTTPS_PROXY",),
     training=Training(
@@ -503,8 +515,8 @@ WRITTEN: dict[str, msgspec.Struct] = {
         resources=RESOURCES,
     ),
 }
-UNFILLABLE = {("FallbackDeclaration", name) for name in ("function", "constant", "version", "budget_ms")}
-"""Exactly one of three is given, so that what is not written in one link is written in another."""
+UNFILLABLE = {("FallbackDeclaration", name) for name in (*KINDS, "budget_ms")}
+"""Exactly one of them is given, so that what is not written in one link is written in another."""
 
 
 def encoded(name: str, value: msgspec.Struct) -> bytes:
@@ -542,6 +554,20 @@ def test_a_manifest_from_before_there_were_on_demand_features_is_read() -> None:
     del raw["on_demand"]
     found = msgspec.json.decode(msgspec.json.encode(raw), type=Manifest)
     assert found == msgspec.structs.replace(MANIFEST, on_demand=())
+
+
+def test_a_manifest_from_before_chains_asked_views_and_circuits_opened_is_read() -> None:
+    raw = msgspec.json.decode((FOLDER / "manifest.json").read_bytes())
+    del raw["fallback_features"], raw["serving"]["breaker"]
+    raw["fallback"] = [
+        {key: link[key] for key in ("name", "function", "constant", "version", "budget_ms")}
+        for link in raw["fallback"]
+        if link["name"] in {"before", "recent_mean", "zero"}
+    ]
+    found = msgspec.json.decode(msgspec.json.encode(raw), type=Manifest)
+    chain = tuple(link for link in FALLBACK if link.name in {"before", "recent_mean", "zero"})
+    serving = msgspec.structs.replace(SERVING, breaker=BreakerDeclaration())
+    assert found == msgspec.structs.replace(MANIFEST, fallback=chain, fallback_features=(), serving=serving)
 
 
 @pytest.mark.parametrize("name", ["feature_view.sql", "training.sql", "metric.sql", "monitor.sql"])

@@ -1,1 +1,1 @@
-{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:a0415bee2b030adfc29b97d7319f4779ac1bc68f08625927129193f47632628c","signature":"g7O0pEirByq/gD95QHvkCdB+TQsLCNi1mgYeDwqSb1+gfz19vV6bjMCUVQyO9AUuTPA9MfhvhExVxxvT5iMBCQ=="}
+{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:c90deab81a8f2d46bd40f05744fa2e6f3e6661ebed7e9091849f761583b00caf","signature":"jyET2HONo28nqgqomigpfnwxb89maApKeDXdfWRcBp8mjbghf2JjFVIlOT+kI/hav9QRcBzTZh1zApvdhUFtAw=="}
