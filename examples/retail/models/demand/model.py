@@ -5,19 +5,6 @@ import numpy as np
 import pandas as pd
 
 
-def inputs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The features, and the ratios to the recent mean that let items of all sizes share what is learnt."""
-    sales = rows.filter(like="sales_windows.").rename(columns=lambda name: name.split(".")[1])
-    weekly = sales["units_28d"] / 4
-    ratios = {
-        "last_7d_to_mean": sales["units_7d"] / weekly,
-        "last_56d_to_mean": sales["units_56d"] / 8 / weekly,
-        "largest_order_share": sales["largest_order_28d"] / sales["units_28d"],
-        "units_a_buyer": sales["units_28d"] / sales["buyers_28d"],
-    }
-    return rows.assign(**ratios)
-
-
 def train(data) -> lgb.Booster:
     """Fit the 0.6 quantile.
 
@@ -39,13 +26,13 @@ def train(data) -> lgb.Booster:
         "num_threads": 1,  # two threads that share their cores with others took forty times as long
         "verbose": -1,
     }
-    rows = lgb.Dataset(inputs(features.iloc[::every]), label.iloc[::every])
+    rows = lgb.Dataset(features.iloc[::every], label.iloc[::every])
     return lgb.train(settings, rows, num_boost_round=int(data.parameters["trees"]))
 
 
 def predict(model: lgb.Booster, rows: pd.DataFrame) -> np.ndarray:
     """Units in the next 7 days, never below 0."""
-    return np.maximum(model.predict(inputs(rows)), 0.0)
+    return np.maximum(model.predict(rows), 0.0)
 
 
 def recent_mean(rows: pd.DataFrame) -> np.ndarray:
