@@ -83,6 +83,12 @@ def test_a_view_that_another_project_published_is_compared_by_its_forms(shop: Pa
     with Platform.open(other, variables={}).at(NOW) as platform:
         found = platform.features.diff(f"{name}/prices", 1, "working")
         assert (found.differ, found.rows_both) == (False, found.rows_a)
+        shown = platform.features.show(f"{name}/prices")
+        assert (shown["entity"], shown["forms"], shown["used_by"]) == (
+            {"item_id": "string"},
+            1,
+            (f"{name}/demand@1 (champion)",),
+        )
         with pytest.raises(UnknownError, match=r"no form '7'; there are: 1 .*; working; demand@1"):
             platform.features.diff(f"{name}/prices", 7, 1)
         with pytest.raises(UnknownError, match=f"no published view '{name}/price'; did you mean"):

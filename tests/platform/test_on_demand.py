@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from towpath.clock import FixedClock
-from towpath.errors import InputError, ModelError
+from towpath.errors import InputError, ModelError, UnknownError
 from towpath.features import manifest_of
 from towpath.platform import Platform
 from towpath.project import Answers, init
@@ -193,6 +193,19 @@ def test_an_online_read_computes_them_too(platform: Platform) -> None:
     got = platform.features.get("promotion", ["item_01"], inputs={"offered_eur": 1.0})
     assert got["promotion.share"] == found["promotion.share"][0]
     assert got["missing"] == {}
+
+
+def test_it_is_shown_with_what_it_reads_and_has_no_rows_to_compare(platform: Platform) -> None:
+    shown = platform.features.show("promotion")
+    assert shown["entity"] == ("item_id",)
+    assert shown["reads"] == {"offered_eur": "double", "price_eur": "item_sales.price_eur", "at": "time"}
+    assert [(one.feature, one.type, one.missing, one.used_by) for one in shown["features"]] == [
+        ("share", "double", "null", ("demand",)),
+        ("weekday", "int64", "null", ("demand",)),
+        ("bold", "bool", "default False", ("demand",)),
+    ]
+    with pytest.raises(UnknownError, match="'promotion' is computed when it is asked for and has no rows"):
+        platform.features.diff("promotion", 1, "working")
 
 
 def test_a_list_of_views_has_them_and_their_models(platform: Platform) -> None:

@@ -14,6 +14,7 @@ from towpath.errors import InputError
 from towpath.features import FeatureColumn, OnDemand, OnDemandInputLock, OnDemandLock
 from towpath.models.manifest import Field
 from towpath.project.declarations import FallbackDeclaration, ServingDeclaration
+from towpath.serving.infer import model_metadata
 from towpath.serving.metrics import Meter
 from towpath.serving.served import Served
 
@@ -78,6 +79,13 @@ def test_keys_bring_the_views_and_the_row_brings_the_rest() -> None:
     assert [row.prediction for row in found.predictions] == [16.0, -9.0]
     assert [row.missing for row in found.predictions] == [(), ("basket.share",)]
     assert journal.records[0].rows.prediction == [16.0, -9.0]
+
+
+def test_the_metadata_names_the_keys_and_what_the_function_reads_of_the_request() -> None:
+    assert model_metadata(deployed(served()))["inputs"] == [
+        {"name": "item_id", "datatype": "BYTES", "shape": [-1]},
+        {"name": "amount", "datatype": "FP64", "shape": [-1]},
+    ]
 
 
 def test_a_column_that_a_row_does_not_name_is_null_and_said() -> None:

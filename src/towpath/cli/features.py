@@ -160,11 +160,14 @@ def get(project: Path, view: str, key: tuple[str, ...], inputs: tuple[str, ...],
 @project_option
 @json_option
 def show_view(project: Path, view: str, as_of: datetime | None) -> None:
-    """All about VIEW: its features and what they are made of, which models read them, how fresh it is."""
+    """All about VIEW: its features and what they are made of, which models read them, how fresh it is.
+
+    VIEW is a file of features/, also an on-demand one, or PROJECT/VIEW that another project of the fleet published.
+    """
     from towpath.platform import Platform
 
     with Platform.open(project).at(as_of) as platform:
-        found = platform.features[view].show()
+        found = platform.features.show(view)
     if as_json_asked():
         show(found)
         return
@@ -180,7 +183,8 @@ def _show_difference(found: "Difference") -> None:
         for name in found.__struct_fields__
         if name not in {"view", "a", "b", "features"} and (value := getattr(found, name)) not in (None, "", ())
     }
-    show(facts, title=f"{found.view}: a is {found.a}, b is {found.b}")
+    click.echo(f"{found.view}: a is {found.a}, b is {found.b}")
+    show(facts)
     if found.rows_both is None:
         click.echo("\nThe keys are others, so no row has its like and no value is compared.")
     elif found.features:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from towpath import features as room
-from towpath.errors import InputError, TowpathError, UnknownError, nearest
+from towpath.errors import InputError, TowpathError, UnknownError
 from towpath.platform.consumers import readers
 from towpath.types import utc
 
@@ -38,9 +38,7 @@ def diff(platform: "Platform", name: str, a: str | int | datetime, b: str | int 
     project, view = _owner(platform, name)
     forms = room.recorded(platform.objects, project, view)
     if not forms and not _is_known(platform, name):
-        raise UnknownError(
-            f"There is no view '{name}'{nearest(name, platform.project.views)}", f"{platform.folder}/features"
-        )
+        platform.features.view(name)  # says what is near
     (called_a, at_a), (called_b, at_b) = (_called(platform, side) for side in (a, b))
     before, after = (_form(platform, name, forms, called) for called in (called_a, called_b))
     settings = platform.settings.warehouse

@@ -150,9 +150,26 @@ class Features:
         from towpath.platform.viewed import Viewed
 
         if name not in self._platform.project.views:
-            self.view(name)  # says what is near, or that it is another project's
-            raise UnknownError(f"'{name}' belongs to another project.", mend="open that project to look at it")
+            if name not in self._platform.project.on_demand:
+                self.view(name)  # says what is near, or that it is another project's
+            raise UnknownError(f"'{name}' has no rows of its own here.", mend=f'platform.features.show("{name}")')
         return Viewed(self._platform, name)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Everything about a view, as ``tow features show`` prints it; also of an on-demand file, and of ``project/view``.
+
+        Raises:
+            UnknownError: There is none, with the nearest name.
+            ProjectError: The engine refuses it.
+            UnavailableError: A store does not answer.
+        """
+        from towpath.platform import looked_at
+
+        if name in self._platform.project.on_demand:
+            return looked_at.on_demand_shown(self._platform, name)
+        if "/" in name:
+            return looked_at.published_shown(self._platform, name)
+        return self[name].show()
 
     def view(self, name: str) -> "View":
         """One view by name; ``project/view`` reads one that another project of the fleet published.
@@ -168,6 +185,12 @@ class Features:
             self._described[name] = self._published(name)
             return self._described[name]
         project = self._platform.project
+        if name in project.on_demand:
+            raise UnknownError(
+                f"'{name}' is computed when it is asked for and has no rows.",
+                project.on_demand[name].path,
+                "name a view",
+            )
         if name not in project.views:
             raise UnknownError(
                 f"There is no view '{name}'{nearest(name, project.views)}", f"{self._platform.folder}/features"

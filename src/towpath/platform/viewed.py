@@ -12,10 +12,14 @@ from towpath.platform.remembered import SeenView, recall
 from towpath.types import duration
 
 if TYPE_CHECKING:
-    from towpath.features import View
-    from towpath.platform.opened import Platform
+    from collections.abc import Sequence
 
-__all__ = ["FeatureShown", "Viewed", "standing", "state_of"]
+    from towpath.features import FeatureColumn, View
+    from towpath.platform.consumers import Reader
+    from towpath.platform.opened import Platform
+    from towpath.project.declarations import FeatureDeclaration
+
+__all__ = ["FeatureShown", "Viewed", "missing_as", "reader_names", "rows_online", "standing", "state_of"]
 
 
 class FeatureShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,22 +72,14 @@ class Viewed:
         found: list[FeatureShown] = []
         for name, kind in view.columns:
             said = view.header.features.get(name)
-            default = said.default if said is not None else None
             parts = lineage.columns.get(name)
             found.append(
                 FeatureShown(
                     feature=name,
                     type=kind,
-                    missing=f"default {default}"
-                    if said and said.missing == "default"
-                    else said.missing
-                    if said
-                    else "null",
+                    missing=missing_as(said),
                     made_of=None if parts is None else tuple(map(str, parts)),
-                    used_by=_versions(
-                        [(r.model, r.version, r.champion, r.project) for r in readers_ if name in r.features],
-                        view.project,
-                    ),
+                    used_by=reader_names([one for one in readers_ if name in one.features], view.project),
                     description=said.description if said else "",
                 )
             )
@@ -111,7 +107,7 @@ class Viewed:
             "ttl": header.ttl,
             "schedule": header.schedule,
             "published": header.publish,
-            "rows_online": _rows_online(platform, view),
+            "rows_online": rows_online(platform, view),
             "newest_event_time": seen.newest_event_time if seen else None,
             "last_build": seen.built_at if seen else None,
             "tables": lineage.tables,
@@ -161,7 +157,7 @@ def state_of(view: "View", seen: SeenView | None, now: datetime) -> str:
     return "built" if seen.fingerprint == view.fingerprint else "changed since its build"
 
 
-def _rows_online(platform: "Platform", view: "View") -> int | None:
+def rows_online(platform: "Platform", view: "View") -> int | None:
     """Rows in the online table that readers are sent to; None where the store does not answer."""
     from towpath.features import rows_table
 
@@ -171,12 +167,24 @@ def _rows_online(platform: "Platform", view: "View") -> int | None:
         return None
 
 
-def _versions(read: list[tuple[str, int | None, bool, str]], own: str) -> tuple[str, ...]:
-    """``demand@3 (champion), 2, 1``: one text for each model, its versions newest first."""
+def missing_as(said: "FeatureDeclaration | FeatureColumn | None") -> str:
+    """What a missing value becomes, in a word or two."""
+    if said is None:
+        return "null"
+    return f"default {said.default}" if said.missing == "default" else said.missing
+
+
+def reader_names(read: "Sequence[Reader]", own: str) -> tuple[str, ...]:
+    """``demand@3 (champion), 2, 1``: one text for each model, its versions newest first.
+
+    Args:
+        read: Who reads a view or a feature.
+        own: The project whose models are named without it.
+    """
     found: dict[str, list[str]] = {}
-    for model, version, champion, project in read:
-        called = model if project == own else f"{project}/{model}"
-        said = "not trained" if version is None else f"{version}{' (champion)' if champion else ''}"
+    for one in read:
+        called = one.model if one.project == own else f"{one.project}/{one.model}"
+        said = "not trained" if one.version is None else f"{one.version}{' (champion)' if one.champion else ''}"
         found.setdefault(called, []).append(said)
     return tuple(
         f"{model} (not trained)" if versions == ["not trained"] else f"{model}@{', '.join(versions)}"

@@ -201,6 +201,10 @@ class WarehouseContract:
         )
         facts = _facts(stand, rows)
         assert _joined(stand, facts, [("a", 1), ("a", 2), ("a", 3), ("a", 9)]) == [None, 12, 13, 13]
+        # also where both had landed before the event came, so that they became known at one moment
+        before = _facts(stand, (("a", 5, 1, 51), ("a", 5, 3, 53), ("a", 5, 2, 52)))
+        assert _joined(stand, before, [("a", 4), ("a", 5)]) == [None, 53]
+        assert _newest(stand, before, as_of=5) == {("a", _us(5), _us(3), 53)}
         pairs = stand.warehouse.point_in_time(facts, _spine([("b", 5)] * 20), "known").to_pylist()
         assert {(pair["x"], pair["label"]) for pair in pairs} <= {(1, "1"), (None, "None"), (2, "2")}
 
