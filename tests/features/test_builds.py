@@ -224,6 +224,28 @@ def test_a_row_that_landed_behind_the_lookback_is_noticed(stand: Stand) -> None:
     assert stand.read(view, ["1", "2"], 110) == [1.0, 2.0]
 
 
+def test_a_row_that_went_behind_the_lookback_is_noticed_and_its_key_goes(stand: Stand) -> None:
+    rows = [Row("1", 0, 0, 1), Row("2", 3, 4, 2)]
+    view = stand.view(rows, created_time="created", lookback="5ms")
+    stand.build(view, 100)
+    stand.land(view.name, rows[:1])
+    built = stand.build(view, 110)
+    assert (built.work, built.because) == ("everything", "1 row went behind the lookback of 5ms")
+    assert stand.read(view, ["1", "2"], 110) == [1.0, None]
+
+
+def test_a_build_of_an_earlier_moment_does_not_turn_back_how_far_it_is_built(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1)], created_time="created", lookback="5ms")
+    stand.build(view, 100)
+    stand.land(view.name, [Row("1", 0, 0, 1), Row("1", 98, 98, 2)])
+    assert stand.build(view, 97).work == "since"
+    state = builds.build_state(stand.online, view.table)
+    assert state is not None
+    assert state.as_of == moment(100)
+    stand.build(view, 110)
+    assert stand.read(view, ["1"], 110) == [2.0]
+
+
 def test_sql_that_names_the_moment_is_built_whole(stand: Stand) -> None:
     sql = "select id, max(event) as event, max(created) as created, sum(x) as x from {name} where event <= :as_of group by id"
     view = stand.view([Row("1", 0, 0, 1), Row("1", 50, 0, 2)], sql=sql, created_time="created")

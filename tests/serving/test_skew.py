@@ -1,5 +1,6 @@
 """Skew: answers that were given other values than training would have seen are found, and only those."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,10 +18,12 @@ from serving_stand import PlainModel, a_manifest, deployed
 from towpath import features
 from towpath.cli.features import command
 from towpath.clock import FixedClock
+from towpath.features import FeatureColumn, OnDemandInputLock, OnDemandLock
 from towpath.features.encoding import RowSchema
 from towpath.features.skew import Served as Sides
 from towpath.features.skew import compare
 from towpath.journal import Journal
+from towpath.models import on_demand_of, pack_code
 from towpath.models.manifest import Field, Signature
 from towpath.platform import Platform
 from towpath.registry import claims, versions
@@ -246,3 +249,80 @@ def test_numbers_within_the_tolerance_are_equal_and_defaults_are_no_skew() -> No
     found = compare("demand", "clicks.x", sides, limit=0.25, tolerance=1e-6)
     assert (found.mismatch, found.missing, found.extra, found.beyond) == (1, 0, 0, False)
     assert compare("demand", "clicks.x", replace(sides, default=None), limit=0.25, tolerance=1e-6).extra == 1
+
+
+BASKET = '''"""What a basket is beside the last one.
+
+---
+[inputs]
+amount = "double"
+x = "clicks.x"
+now = "time"
+[outputs]
+share = "double"
+hour = "double"
+---
+"""
+
+import numpy as np
+
+
+def basket(amount, x, now):
+    return {"share": amount / x, "hour": ((now - now.astype("M8[D]")) // np.timedelta64(1, "h")).astype(float)}
+'''
+
+
+def test_an_on_demand_feature_is_computed_again_from_what_was_asked_and_what_was_known(tmp_path: Path) -> None:
+    # given a version with a function of the request, of a view and of the moment
+    story = Story(tmp_path / "shop")
+    (story.folder / "features" / "basket.py").write_text(BASKET)
+    code = pack_code(story.folder, None, [story.folder / "features" / "basket.py"])
+    inputs = (
+        OnDemandInputLock(name="amount", reads="request", type="double"),
+        OnDemandInputLock(name="x", reads="clicks.x", type="double"),
+        OnDemandInputLock(name="now", reads="time", type="timestamp[us, tz=UTC]"),
+    )
+    lock = OnDemandLock(
+        project="shop",
+        view="basket",
+        path="features/basket.py",
+        digest=f"sha256:{hashlib.sha256(BASKET.encode()).hexdigest()}",
+        inputs=inputs,
+        columns=(FeatureColumn(name="share", type="double"), FeatureColumn(name="hour", type="double")),
+    )
+    fields = (Field(name="basket.share", type="double"), Field(name="basket.hour", type="double"))
+    signature = Signature(container="numpy", inputs=fields, outputs=(Field(name="p", type="double"),))
+    manifest = replace(story.manifest, version=2, on_demand=(lock,), signature=signature, files=())
+    with story.at(0) as platform:
+        versions.next_version(platform.objects, "demand", run_id="second")
+        signed = versions.publish(platform.objects, manifest, {"model": b"model", "code.zip": code}, platform.signer)
+        functions = on_demand_of(code, signed.on_demand)
+
+    def answer(minutes: float, rows: list[dict[str, Any]]) -> None:
+        with story.at(minutes) as platform:
+            reader = features.OnlineReader(platform.online, signed.features, "shop")
+            model = PlainModel(inputs=fields, predict=lambda columns: {"p": np.zeros(len(columns["basket.share"]))})
+            deployment = deployed(Served(signed, model, reader=reader, functions=functions))
+            journal = Journal(story.folder / ".towpath" / "journal", server="s", clock=platform.clock)
+            responder = Responder(_Live(deployment), clock=platform.clock, journal=journal, server="s")
+            responder.answer("demand", rows)
+            journal.close()
+
+    # when it answers, before a row that lands in between and after it, and once with a value that the caller brought
+    answer(10, [{"id": key, "amount": 2.0} for key in KEYS])
+    for key in KEYS[1:4]:
+        story.rows[key, 15] = (START + timedelta(minutes=20), 50.0, "late")
+    story.land()
+    answer(70, [{"id": key, "amount": 4.0} for key in KEYS])
+    answer(71, [{"id": KEYS[1], "amount": 4.0, "basket.share": 7.0}])
+    # then the late row is what differs, by its staleness; the moment and the request are as they were
+    found = story.skew(120)
+    share, hour = found["basket.share"], found["basket.hour"]
+    assert (share.compared, share.mismatch, share.stale, share.missing, share.extra) == (80, 3, 3, 0, 0)
+    assert (hour.compared, hour.share) == (80, 0.0)
+    one = next(one for one in share.examples if one.entity_key == f'["{KEYS[2]}"]')
+    assert (one.online, one.offline) == (2.0, 4.0 / 50)
+    # and code that is not what was signed is not run
+    with story.at(120) as platform:
+        platform.objects.put("models/demand/versions/000002/code.zip", b"another")
+        assert "is not what was signed" in platform.features.skew("demand", share=1.0).left_out["basket"]

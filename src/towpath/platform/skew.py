@@ -5,11 +5,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from towpath.errors import InputError, TowpathError, UnknownError, nearest
 from towpath.features import key_part, view_of_lock
 from towpath.features.skew import FeatureSkew, Served, compare
 from towpath.platform.training import BEGINNING
+from towpath.project.on_demand import TIME
 from towpath.traffic import point
 from towpath.types import micros
 
@@ -132,9 +134,15 @@ def _replayed(
 
     for version in sorted({answer.version for answer in answers}):
         manifest = versions.manifest(platform.objects, model, version, None)
+        of_version = [one for one in answers if one.version == version]
+        if manifest.on_demand:
+            try:
+                yield _computed_again(platform, manifest, of_version, until)
+            except TowpathError as error:
+                left_out |= dict.fromkeys((lock.view for lock in manifest.on_demand), error.what)
         for lock in manifest.features:
-            called = lock.view if lock.project == manifest.project else f"{lock.project}/{lock.view}"
-            rows = [one for one in answers if one.version == version and called in one.events]
+            called = _called(lock, manifest)
+            rows = [one for one in of_version if called in one.events]
             if not rows:
                 continue
             if foreign := [key for key in lock.entity if key not in manifest.entity]:
@@ -154,6 +162,28 @@ def _view_replayed(
     answers: Sequence[_Answer],
     until: datetime,
 ) -> dict[str, Served]:
+    known, events = _known(platform, manifest, lock, answers, until)
+    found: dict[str, Served] = {}
+    for column in lock.columns:
+        feature = f"{called}.{column.name}"
+        logged = [at for at, answer in enumerate(answers) if feature in answer.features]
+        offline = known.column(column.name).to_pylist()
+        found[feature] = Served(
+            entity_keys=[answers[at].entity_key for at in logged],
+            at=[answers[at].at for at in logged],
+            online=[answers[at].features[feature] for at in logged],
+            offline=[None if (value := offline[at]) != value else value for at in logged],
+            online_event_us=[answers[at].events[called] for at in logged],
+            offline_event_us=[events[at] for at in logged],
+            default=column.default if column.missing == "default" else None,
+        )
+    return found
+
+
+def _known(
+    platform: "Platform", manifest: "Manifest", lock: "FeatureLock", answers: Sequence[_Answer], until: datetime
+) -> "tuple[pa.Table, list[int | None]]":
+    """What training would have seen of a view at each answer, and when it became true."""
     import pyarrow as pa
 
     view = view_of_lock(lock)
@@ -170,22 +200,69 @@ def _view_replayed(
     names = [column.name for column in lock.columns]
     moments = {"as_of": until, "since": BEGINNING, "until": until}
     known = platform.warehouse.point_in_time(view.facts([*names, event]), pa.table(spine), "known", moments)
-    events = known.column(event).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+    return known, known.column(event).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+
+
+def _computed_again(
+    platform: "Platform", manifest: "Manifest", answers: Sequence[_Answer], until: datetime
+) -> dict[str, Served]:
+    """On-demand features: the version's own code over the logged columns of the request and what was known of views."""
+    from towpath.features import compute, with_defaults
+    from towpath.features.on_demand import MOMENT, column_of
+    from towpath.models import on_demand_of
+    from towpath.models.columns import array_of
+    from towpath.models.manifest import Field
+    from towpath.registry import versions
+
+    inputs = [one for lock in manifest.on_demand for one in lock.inputs]
+    views = {_called(lock, manifest): lock for lock in manifest.features}
+    behind = {view for one in inputs if (view := one.reads.rpartition(".")[0]) in views}
+    if foreign := [view for view in behind if not set(views[view].entity) <= set(manifest.entity)]:
+        raise InputError(f"it reads '{foreign[0]}', whose key is no part of the entity of '{manifest.model}'.")
+    asked = {one.name: one for one in inputs if one.reads == "request"}
+    # what the caller brought itself is not there, and neither is what an older server wrote
+    rows = [one for one in answers if MOMENT in one.features or not any(i.reads == TIME for i in inputs)]
+    rows = [one for one in rows if behind <= set(one.events) and set(asked) <= set(one.features)]
+    if not rows:
+        return {}
+    columns: dict[str, Any] = {
+        name: array_of(Field(name=name, type=one.type), [row.features[name] for row in rows])
+        for name, one in asked.items()
+    }
+    columns[MOMENT] = np.array([row.features.get(MOMENT, micros(row.at)) for row in rows], dtype="M8[us]")
+    stale = np.zeros(len(rows), dtype=bool)
+    for view in behind:
+        known, events = _known(platform, manifest, views[view], rows, until)
+        named = known.rename_columns([f"{view}.{name}" for name in known.column_names])
+        filled = with_defaults(named, [views[view]], manifest.project)
+        columns |= {
+            f"{view}.{column.name}": column_of(filled.column(f"{view}.{column.name}"), column.type, column.name)
+            for column in views[view].columns
+        }
+        stale |= [event is not None and event > row.events[view] for event, row in zip(events, rows, strict=True)]
+    # this runs code of the version, so its signature counts here
+    signed = versions.manifest(platform.objects, manifest.model, manifest.version, platform.trusted)
+    code = versions.read_file(platform.objects, signed, "code.zip")
+    functions = on_demand_of(code, signed.on_demand, root=platform.folder)
+    computed = compute(functions, columns, len(rows)).columns
     found: dict[str, Served] = {}
-    for column in lock.columns:
-        feature = f"{called}.{column.name}"
-        logged = [at for at, answer in enumerate(answers) if feature in answer.features]
-        offline = known.column(column.name).to_pylist()
-        found[feature] = Served(
-            entity_keys=[answers[at].entity_key for at in logged],
-            at=[answers[at].at for at in logged],
-            online=[answers[at].features[feature] for at in logged],
-            offline=[None if (value := offline[at]) != value else value for at in logged],
-            online_event_us=[answers[at].events[called] for at in logged],
-            offline_event_us=[events[at] for at in logged],
-            default=column.default if column.missing == "default" else None,
-        )
+    for one in functions:
+        for name in one.outputs:
+            logged = [at for at, row in enumerate(rows) if name in row.features]
+            offline = one.filled(name, computed[name]).tolist()
+            found[name] = Served(
+                entity_keys=[rows[at].entity_key for at in logged],
+                at=[rows[at].at for at in logged],
+                online=[rows[at].features[name] for at in logged],
+                offline=[None if offline[at] != offline[at] else offline[at] for at in logged],
+                online_event_us=[0] * len(logged),
+                offline_event_us=[int(stale[at]) for at in logged],
+            )
     return found
+
+
+def _called(lock: "FeatureLock", manifest: "Manifest") -> str:
+    return lock.view if lock.project == manifest.project else f"{lock.project}/{lock.view}"
 
 
 def _together(parts: Sequence[FeatureSkew], limit: float) -> FeatureSkew:

@@ -22,6 +22,7 @@ __all__ = [
     "manifest",
     "next_version",
     "publish",
+    "read_file",
     "put_verdict",
     "verdicts",
     "version_folder",
@@ -189,18 +190,9 @@ def fetch(objects: Objects, manifest: Manifest, into: Path) -> Path:
         # Damaged on this machine's disk: moved aside in one step, so that nobody loads half of it.
         _discard(folder)
     draft = into / f".{folder.name}.{os.getpid()}.{os.urandom(4).hex()}"
-    stored_in = version_folder(manifest.model, manifest.version)
     try:
         for file in files:
-            data = objects.get(f"{stored_in}/{file.path}")
-            if len(data) != file.size_bytes or digest_of(data) != file.digest:
-                raise RefusedError(
-                    f"'{file.path}' of {manifest.model}@{manifest.version} is not what was signed: "
-                    f"{file.size_bytes} bytes {file.digest[:19]}… in the manifest, "
-                    f"{len(data)} bytes {digest_of(data)[:19]}… in the store.",
-                    f"{stored_in}/{file.path}",
-                    "do not serve it; restore the object, or find out who wrote to the store",
-                )
+            data = _as_signed(objects, manifest, file)
             target = draft / _inside(file.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
@@ -280,6 +272,38 @@ def _verify(objects: Objects, path: str, data: bytes, trusted: Trusted) -> None:
             f"'{path}' is not signed: '{path}{_SEAL}' is missing.", objects.url, "publish the version again"
         ) from None
     trusted.verify(data, seal, path)
+
+
+def read_file(objects: Objects, manifest: Manifest, path: str) -> bytes:
+    """One file of a version, checked against the digest of its manifest.
+
+    Args:
+        objects: The fleet's store.
+        manifest: As `manifest` gave it, signature checked.
+        path: Of the file within the version, such as ``code.zip``.
+
+    Raises:
+        RefusedError: The stored file differs from the manifest.
+        UnknownError: The version has no such file, or it is gone.
+    """
+    for file in manifest.files:
+        if file.path == path:
+            return _as_signed(objects, manifest, file)
+    raise UnknownError(f"{manifest.model}@{manifest.version} has no file '{path}'.", objects.url)
+
+
+def _as_signed(objects: Objects, manifest: Manifest, file: StoredFile) -> bytes:
+    path = f"{version_folder(manifest.model, manifest.version)}/{file.path}"
+    data = objects.get(path)
+    if len(data) != file.size_bytes or digest_of(data) != file.digest:
+        raise RefusedError(
+            f"'{file.path}' of {manifest.model}@{manifest.version} is not what was signed: "
+            f"{file.size_bytes} bytes {file.digest[:19]}… in the manifest, "
+            f"{len(data)} bytes {digest_of(data)[:19]}… in the store.",
+            path,
+            "do not serve it; restore the object, or find out who wrote to the store",
+        )
+    return data
 
 
 def _inside(path: str) -> str:

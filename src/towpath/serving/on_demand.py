@@ -1,6 +1,7 @@
 """The on-demand features of one version: what a request gives them to read, and what they give the model."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from towpath.models.manifest import Manifest
 
-__all__ = ["Functions", "Pending"]
+__all__ = ["Functions", "Pending", "plain"]
 
 Columns = Mapping[str, "NDArray[Any]"]
 _NOTHING: tuple[str, ...] = ()
@@ -40,6 +41,14 @@ class Pending(NamedTuple):
     def run(self, into: Computed | None = None) -> Computed:
         """Compute them in this thread."""
         return compute(self.functions, self.columns, self.rows, into)
+
+    def read_by(self, row: int) -> dict[str, Any]:
+        """What the functions read of one row, its moment in microseconds; nothing where the row brought a feature of theirs."""
+        if any(mask is not None and mask[row] for mask in self.own.values()):
+            return {}
+        found = {name: plain(column[row]) for name, column in self.columns.items() if name != MOMENT}
+        moment = self.columns.get(MOMENT)
+        return found if moment is None else {**found, MOMENT: int(moment[row].astype(np.int64))}
 
     def not_in(self, computed: Computed, why: Reason) -> list[Fault]:
         """A fault for each function that did not come to its end."""
@@ -211,6 +220,15 @@ class Functions:
             f"row {number} has no column '{name}', which '{view}' needs{nearest(name, row) if row else ''}.",
             mend="send null where it is not known",
         )
+
+
+def plain(value: Any) -> Any:
+    """A value of an array as JSON knows it; a number that is no number is null."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = cast("Any", value).tolist()
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _laid_over(field: Field, rows: Sequence[Mapping[str, Any]], looked: "NDArray[Any] | None") -> "NDArray[Any]":

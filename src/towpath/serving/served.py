@@ -14,7 +14,7 @@ from towpath.features.on_demand import OnDemand
 from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, is_number
 from towpath.serving.breaker import Breaker
 from towpath.serving.guard import Call, Lane
-from towpath.serving.on_demand import Functions, Pending
+from towpath.serving.on_demand import Functions, Pending, plain
 from towpath.types import duration
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class Prepared(NamedTuple):
     online: "OnlineRows | None"
     pending: "Pending | None" = None
     """What on-demand features are computed of; their columns are null until `Served.completed`."""
+    asked: "Pending | None" = None
+    """The same, and it stays: the journal keeps it for a sample of keys, so that they can be computed again."""
 
 
 class Served:
@@ -276,7 +278,7 @@ class Served:
         )
         pending = functions.from_rows(rows, looked, now_us)
         prepared = self._prepared(columns, online, rows, wanting=wanting)
-        return prepared._replace(missing=_joined(prepared.missing, pending.absent), pending=pending)
+        return prepared._replace(missing=_joined(prepared.missing, pending.absent), pending=pending, asked=pending)
 
     def whole(self, prepared: Prepared) -> Prepared:
         """The same with its on-demand features computed here, in this thread and without a deadline."""
@@ -354,7 +356,7 @@ class Served:
         if functions is None:
             return prepared
         pending = functions.from_columns({name: _flat(name, given[name], n) for name in given}, looked, n, now_us)
-        return prepared._replace(missing=_joined(prepared.missing, pending.absent), pending=pending)
+        return prepared._replace(missing=_joined(prepared.missing, pending.absent), pending=pending, asked=pending)
 
     def _columns(self, given: Columns, known: Columns, n: int) -> "dict[str, NDArray[Any]]":
         columns: dict[str, NDArray[Any]] = {}
@@ -389,7 +391,7 @@ class Served:
             if not np.isfinite(found).all():
                 values = [value if value is not None and isfinite(value) else None for value in values]
             return dict(zip(columns.names, values, strict=True))
-        return {name: _plain(columns[name][row]) for name in self.names}
+        return {name: plain(columns[name][row]) for name in self.names}
 
     def _look_up(self, keys: Mapping[str, Sequence[object]], n: int, now_us: int) -> "OnlineRows | None":
         """The online rows; none where the store is away or a row is damaged, and then the fallback answers."""
@@ -423,7 +425,7 @@ class Served:
             if array.dtype.kind not in "fiub":
                 array = array_of(field, array.tolist())
             return array.astype(np.float64, copy=False)
-        return array_of(field, [_plain(v) for v in array])
+        return array_of(field, [plain(v) for v in array])
 
 
 def subset(columns: Columns, rows: list[int]) -> Columns:
@@ -525,15 +527,6 @@ def _joined(
     if missing is None or more is None:
         return more if missing is None else missing
     return [(*one, *other) for one, other in zip(missing, more, strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    """A value of an array as JSON knows it; a number that is no number is null."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = cast("Any", value).tolist()
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _ordered(names: Sequence[str]) -> tuple[str, ...]:

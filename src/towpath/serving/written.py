@@ -83,8 +83,9 @@ def _features(work: Work, base: Served) -> Any:
     if prepared.online is None or work.keys is None:
         found = [base.features_of(prepared.columns, row) for row in names]
         return [json_of(one if base.scalar else _kept(one)) for one in found]
+    asked = prepared.asked
     return [
-        json_of(base.features_of(prepared.columns, row))
+        json_of(base.features_of(prepared.columns, row) | (asked.read_by(row) if asked is not None else {}))
         if point(work.keys[row] or "", base.manifest.model, "sample") < _FEATURE_SAMPLE_SHARE
         else None
         for row in names

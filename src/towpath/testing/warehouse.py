@@ -242,15 +242,17 @@ class WarehouseContract:
         facts = _facts(stand, (*rows, ("c", 8, 8, 80), ("a", None, 1, 0)))
         assert _newest(stand, facts, as_of=5) == {("a", _us(3), _us(4), 34), ("b", _us(2), _us(2), None)}
         assert _newest(stand, facts, as_of=9, since=3) == {("a", _us(4), _us(9), 40), ("c", _us(8), _us(8), 80)}
+        assert _newest(stand, facts, as_of=9, since=8) == {("c", _us(8), _us(8), 80)}  # both ends count
         assert _newest(stand, _facts(stand, ()), as_of=9) == set()
 
     def test_only_what_landed_since_then_counts_where_that_is_asked(self, stand: Stand) -> None:
         """Whatever its event time."""
         rows = (("a", 5, 5, 50), ("a", 1, 7, 17), ("b", 2, 2, 20), ("c", 3, None, 30), ("d", 6, None, 60))
-        facts = _facts(stand, (*rows, ("e", 7, 1, 71)), landed_since_us=_us(6))
-        known = {("a", _us(1), _us(7), 17), ("d", _us(6), _us(6), 60)}
-        # of "e" the event came true after it had landed, and so it became known then
-        assert _newest(stand, facts, as_of=9) == {*known, ("e", _us(7), _us(1), 71)}
+        facts = _facts(stand, (*rows, ("e", 7, 1, 71), ("f", 6, 1, 61), ("g", 1, 6, 16)), landed_since_us=_us(6))
+        known = {("a", _us(1), _us(7), 17), ("d", _us(6), _us(6), 60), ("g", _us(1), _us(6), 16)}
+        # of "e" and "f" the event came true after they had landed, and so they became known then
+        came_true = {("e", _us(7), _us(1), 71), ("f", _us(6), _us(1), 61)}
+        assert _newest(stand, facts, as_of=9) == known | came_true
 
     def test_a_join_leaves_nothing_behind(self, stand: Stand) -> None:
         """Whatever it made for itself is gone."""
