@@ -1,9 +1,10 @@
 """A warehouse of files: which tables there are, where they lie, and what is said where they do not."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from towpath.errors import ProjectError
 from towpath.settings import WarehouseSettings
 from towpath.sql import Query
-from towpath.warehouse import Warehouse, open_warehouse
+from towpath.warehouse import Facts, Warehouse, open_warehouse
 
 
 def write(path: Path, *values: int) -> None:
@@ -113,3 +114,27 @@ def test_a_naive_time_of_a_file_is_utc(tmp_path: Path) -> None:
     opened = open_warehouse(WarehouseSettings(memory_mib=256, threads=1), tmp_path, {})
     assert str(opened.describe(Query.parse("select t from times")).field("t").type) == "timestamp[us, tz=UTC]"
     opened.close()
+
+
+def test_more_keys_than_fit_into_memory_come_in_parts_each_key_once(tmp_path: Path) -> None:
+    # given twice as many rows as keys, of which 64 MiB hold about an eighth
+    keys, features = 400_000, 24
+    at = np.datetime64("2026-01-01", "us")
+    for hour in (0, 1):
+        columns: dict[str, object] = {f"f{n}": np.full(keys, hour + n, dtype=np.float64) for n in range(features)}
+        table = pa.table({"id": np.arange(keys), "at": np.full(keys, at + np.timedelta64(hour, "h")), **columns})
+        path = tmp_path / "warehouse" / "marts" / "wide" / f"{hour}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+    names = tuple(f"f{n}" for n in range(features))
+    query = Query.parse(f"select id, at, {', '.join(names)} from marts.wide", "wide.sql")
+    facts = Facts(query=query, keys=("id",), event_time="at", columns=names)
+    moments = {"as_of": datetime(2026, 1, 2, tzinfo=UTC), "since": datetime(2025, 1, 1, tzinfo=UTC)}
+    with_little = open_warehouse(WarehouseSettings(memory_mib=64, threads=1), tmp_path, {})
+    # when the newest rows are asked for
+    with with_little.newest(facts, moments) as reader:
+        found = reader.read_all()
+    with_little.close()
+    # then each key is there once, with its later row
+    assert np.array_equal(np.sort(found.column("k0").to_numpy()), np.arange(keys))
+    assert set(found.column("f0").to_pylist()) == {1.0}

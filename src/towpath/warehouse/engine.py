@@ -46,6 +46,7 @@ class Engine:
     """
 
     def __init__(self, memory_mib: int = 2_048, threads: int = 2) -> None:
+        self.memory_bytes = memory_mib << 20
         import duckdb
 
         self._spill = Path(tempfile.mkdtemp(prefix="towpath-spill-"))
@@ -315,12 +316,16 @@ def _foreign_errors(where: str) -> Generator[None]:
         if where and not error.where:
             raise type(error)(error.what, where, error.mend) from error
         raise
-    except (duckdb.OutOfMemoryException, MemoryError) as error:
-        raise ResourceError(
-            f"The query needs more memory than it may use: {_said(error)}", where, "raise warehouse.memory_mib"
-        ) from error
-    except (duckdb.Error, OSError) as error:
+    except (duckdb.Error, OSError, MemoryError) as error:
+        # a reader that is already open says it as an OSError of Arrow's, whose text alone tells
+        if isinstance(error, (duckdb.OutOfMemoryException, MemoryError)) or _OUT_OF_MEMORY in str(error):
+            raise ResourceError(
+                f"The query needs more memory than it may use: {_said(error)}", where, "raise warehouse.memory_mib"
+            ) from error
         raise ProjectError(f"The warehouse refuses: {_said(error)}", where, "mend the SQL or the table") from error
+
+
+_OUT_OF_MEMORY = "Out of Memory Error"
 
 
 def _said(error: BaseException) -> str:

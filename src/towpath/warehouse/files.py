@@ -15,7 +15,7 @@ from towpath.settings import WarehouseSettings
 from towpath.sql import Query, quoted
 from towpath.warehouse.engine import Engine
 from towpath.warehouse.kept import Kept
-from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
+from towpath.warehouse.point_in_time import AsOf, Facts, keys_sql, newest_sql, training_set_sql
 from towpath.warehouse.snapshots import TableState
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = ["FileWarehouse", "Landing"]
 
 _NO_PARAMETERS: Mapping[str, object] = {}
 _DATA = "{TOWPATH_DATA}"
+_ENTITY_BYTES, _VALUE_BYTES, _MEMORY_SHARE = 160, 24, 0.8
+"""What the newest row of a key takes in DuckDB, measured with numbers; texts take more, which the rest of the memory is for."""
 
 
 class Landing(Protocol):
@@ -123,13 +125,21 @@ class FileWarehouse:
     def newest(
         self, facts: Facts, parameters: Mapping[str, object] = _NO_PARAMETERS
     ) -> Generator["pa.RecordBatchReader"]:
-        """The newest row per key that is known at ``:as_of``.
+        """The newest row per key that is known at ``:as_of``, in no order.
+
+        Where the keys are too many for the engine's memory, they are split by their hash into parts that fit, and the
+        view is read once for each.
 
         Raises:
             ProjectError: As in `read`.
+            ResourceError: A part of the keys needs more memory than the engine may use.
         """
-        with self._kept_facts(facts) as kept, self.engine.stream(newest_sql(kept), parameters) as reader:
-            yield reader
+        import pyarrow as pa
+
+        with self._kept_facts(facts) as kept:
+            parts = self._parts(kept, parameters)
+            schema = self.engine.describe(newest_sql(kept), parameters)
+            yield pa.RecordBatchReader.from_batches(schema, self._newest(kept, parameters, parts))
 
     def snapshot(self, query: Query) -> tuple[TableState, ...]:
         """What the files of a query's tables look like now: another state, other rows.
@@ -186,6 +196,17 @@ class FileWarehouse:
         self.prepare(facts.query)
         with self._kept.reading(facts.query, state) as query:
             yield msgspec.structs.replace(facts, query=query)
+
+    def _parts(self, facts: Facts, parameters: Mapping[str, object]) -> int:
+        """In how many parts the newest rows fit into memory: the engine holds all keys of a part, and cannot spill them."""
+        entities = self.engine.read(keys_sql(facts), parameters).column(0)[0].as_py()
+        bytes_needed = entities * (_ENTITY_BYTES + _VALUE_BYTES * len(facts.columns))
+        return 1 + int(bytes_needed / (self.engine.memory_bytes * _MEMORY_SHARE))
+
+    def _newest(self, facts: Facts, parameters: Mapping[str, object], parts: int) -> Generator["pa.RecordBatch"]:
+        for part in range(parts):
+            with self.engine.stream(newest_sql(facts, part=part, parts=parts), parameters) as reader:
+                yield from reader
 
     def _files(self, table: str, query: Query) -> Sequence[Path]:
         if table in self._elsewhere:

@@ -7,7 +7,7 @@ import msgspec
 
 from towpath.sql import Query, quoted
 
-__all__ = ["AsOf", "Facts", "newest_sql", "training_set_sql"]
+__all__ = ["AsOf", "Facts", "keys_sql", "newest_sql", "training_set_sql"]
 
 AsOf = Literal["known", "event"]
 """``known``: only rows that had landed by the spine's time count; ``event``: landing is ignored."""
@@ -130,11 +130,16 @@ answers as (
     )
 
 
-def newest_sql(facts: Facts) -> str:
+def newest_sql(facts: Facts, *, part: int = 0, parts: int = 1) -> str:
     """Compile the newest row per key that is known at ``$as_of`` and whose event is not before ``$since``.
 
     With `Facts.landed_since_us`, of the rows that became known since then: a row is known once it has landed *and* its event
     has come, so the later of the two decides. The filter stands around the view, which need not know.
+
+    Args:
+        facts: The view.
+        part: Of the keys, by their hash: this one of so many `parts`, 0 to `parts` - 1.
+        parts: How many, each with keys of its own.
 
     Returns:
         A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970), then ``f0``, ``f1`` … for the view's
@@ -145,30 +150,44 @@ def newest_sql(facts: Facts) -> str:
         >>> "max_by" in newest_sql(Facts(query=view, keys=("id",), event_time="at", columns=("x",)))
         True
     """
-    parts = [f"k{i}" for i in range(len(facts.keys))]
-    keys = ", ".join(parts)
-    present = " and ".join(f"{part} is not null" for part in ("event", *parts))
+    keys = ", ".join(f"k{i}" for i in range(len(facts.keys)))
     chosen = ", ".join(f"feature_values.f{i} as f{i}" for i in range(len(facts.columns)))
-    landed = (
-        ""
-        if facts.landed_since_us is None
-        else (f"and (landed >= {facts.landed_since_us} or event >= {facts.landed_since_us})")
-    )
+    of_part = "" if parts == 1 else f"and hash({keys}) % {parts} = {part}"
     return f"""
 with {_view_rows(facts)},
 newest as (
     select {keys}, max_by({_struct(facts, "event", "landed")}, {_PACKED}) as feature_values
     from view_rows
-    where {present}
-        and event <= epoch_us($as_of::timestamptz)
-        and landed <= epoch_us($as_of::timestamptz)
-        and event >= epoch_us($since::timestamptz)
-        {landed}
+    where {_is_known(facts)}
+        {of_part}
     group by {keys}
 )
 select {keys}, feature_values.event as event, feature_values.landed as landed, {chosen}
 from newest
 """.strip()
+
+
+def keys_sql(facts: Facts) -> str:
+    """Compile how many keys `newest_sql` gives, about: a few per cent off."""
+    keys = ", ".join(f"k{i}" for i in range(len(facts.keys)))
+    return f"""
+with {_view_rows(facts)}
+select approx_count_distinct(hash({keys})) as entities
+from view_rows
+where {_is_known(facts)}
+""".strip()
+
+
+def _is_known(facts: Facts) -> str:
+    """What the newest row is chosen from."""
+    present = " and ".join(f"{part} is not null" for part in ("event", *(f"k{i}" for i in range(len(facts.keys)))))
+    since_us = facts.landed_since_us
+    landed = "" if since_us is None else f"and (landed >= {since_us} or event >= {since_us})"
+    return f"""{present}
+        and event <= epoch_us($as_of::timestamptz)
+        and landed <= epoch_us($as_of::timestamptz)
+        and event >= epoch_us($since::timestamptz)
+        {landed}"""
 
 
 def _view_rows(facts: Facts) -> str:
