@@ -1,9 +1,9 @@
-# The recipes of the house. `just check` is what CI runs.
+# The recipes of the house. CI runs `uv run pytest`, then `just check`.
 
 default:
     @just --list
 
-# everything that CI holds
+# what CI holds beside the whole of `uv run pytest`
 check: fmt-check lint types layers sql test docs
 
 # write the format
@@ -28,8 +28,9 @@ layers:
 sql:
     uv run pytest -q tests/test_house.py -k sql
 
+# the tests but the slow ones (replays, demos, browsers, faults), which `uv run pytest` has too
 test:
-    uv run pytest -q
+    uv run pytest -q -m "not slow and not nightly"
 
 docs:
     uv run pytest -q tests/test_docs.py
