@@ -1,6 +1,12 @@
 """The retail example on the real file: what its SQL says of dirt, of time and of the future, and whether its model is any good."""
 
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -12,8 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from towpath import project
+from towpath.clock import FixedClock
+from towpath.platform import Platform
 from towpath.project import Project
-from towpath.warehouse import Engine, Warehouse, open_warehouse
+from towpath.warehouse import Engine, Warehouse
 
 FOLDER = Path(__file__).parents[2] / "examples" / "retail"
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
@@ -29,10 +37,18 @@ def retail() -> Project:
 
 
 @pytest.fixture(scope="module")
-def warehouse(retail: Project, data_folder: Path) -> Warehouse:
+def shop(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, with a state of its own."""
     if not (data_folder / "online-retail" / "transactions.parquet").exists():
         pytest.skip(f"online-retail is missing in '{data_folder}' (examples/retail/README.md says how to get it)")
-    return open_warehouse(retail.settings.warehouse, FOLDER, {"TOWPATH_DATA": str(data_folder)})
+    left_out = shutil.ignore_patterns(".towpath")
+    return Path(shutil.copytree(FOLDER, tmp_path_factory.mktemp("retail") / "shop", ignore=left_out))
+
+
+@pytest.fixture(scope="module")
+def warehouse(shop: Path, data_folder: Path) -> Iterator[Warehouse]:
+    with Platform.open(shop, variables={"TOWPATH_DATA": str(data_folder)}) as platform:
+        yield platform.warehouse
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +159,14 @@ def test_a_warehouse_that_ends_at_a_moment_gives_what_the_whole_file_gives_as_of
     views: dict[str, pa.Table],
     lines: pa.Table,
     spine_then: pa.Table,
+    shop: Path,
     tmp_path: Path,
 ) -> None:
     # given the lines of the time before 2011-09-01 alone, with what they say of any later day gone
     (tmp_path / "online-retail").mkdir()
     cut = lines.filter(pc.less(lines["invoice_date"], pa.scalar(datetime(2011, 9, 1), lines["invoice_date"].type)))
     pq.write_table(cut, tmp_path / "online-retail" / "transactions.parquet")
-    past = open_warehouse(retail.settings.warehouse, FOLDER, {"TOWPATH_DATA": str(tmp_path)})
+    past = Platform.open(shop, variables={"TOWPATH_DATA": str(tmp_path)}).warehouse
     # then no feature that was true then is another one, and neither is a row of the spine
     for name, whole in views.items():
         header = retail.views[name].header
@@ -257,3 +274,49 @@ def _joined(spine: pa.Table, views: dict[str, pa.Table]) -> pa.Table:
     found = engine.read(f"select spine.*, {', '.join(chosen)} from spine {' '.join(joins)}")
     engine.close()
     return found
+
+
+TILL = """
+import sys, time
+from pathlib import Path
+from towpath.clock import FixedClock
+from towpath.platform import Platform
+
+shop = Platform.open(Path(sys.argv[1]), clock=FixedClock("2011-09-01T11:00"))
+row = {"item_id": "22509", "day_end": "2011-09-01T11:00", "price_gbp": 9.95, "price_to_mean_84d": 0.6, "bulk_ratio": 1.0}
+print(shop.features.push("prices", row).accepted, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_markdown_that_the_till_pushed_is_online_at_once_and_in_the_next_training_set_also_after_kill_9(
+    shop: Path, data_folder: Path
+) -> None:
+    # given prices of the night before
+    variables = {"TOWPATH_DATA": str(data_folder)}
+    names = ["prices.price_gbp"]
+
+    def opened(moment: str) -> Platform:
+        return Platform.open(shop, clock=FixedClock(moment), variables=variables)
+
+    with opened("2011-09-01T00:30") as platform:
+        platform.features.build("prices")
+        assert platform.features.read(names, {"item_id": ["22509"]})["prices.price_gbp"].tolist() == [16.95]
+    # when a till pushes another price and is killed as soon as that is acknowledged
+    with subprocess.Popen(
+        [sys.executable, "-c", TILL, str(shop)], stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
+    ) as till:
+        assert till.stdout is not None
+        assert till.stdout.readline() == "1\n"
+        till.send_signal(signal.SIGKILL)
+    # then it is online, and in a training set it is known from its moment on, and not before
+    with opened("2011-09-01T12:00") as platform:
+        assert platform.features.read(names, {"item_id": ["22509"]})["prices.price_gbp"].tolist() == [9.95]
+        spine = (
+            "select '22509' as item_id, timestamp '2011-09-01 10:00' + i * interval 1 hour as at from range(3) as r(i)"
+        )
+        joined = platform.features.training_set(spine, names, time="at")
+        assert joined.column("prices.price_gbp").to_pylist() == [16.95, 9.95, 9.95]
+        # and a whole build does not take it back
+        platform.features.build("prices", full=True)
+        assert platform.features.read(names, {"item_id": ["22509"]})["prices.price_gbp"].tolist() == [9.95]

@@ -214,6 +214,29 @@ def test_without_a_landing_time_changed_files_are_read_whole_or_by_the_lookback(
         assert stand.read(view, ["1", "2"], 110) == [1.0, 22.0]
 
 
+def test_a_value_that_was_changed_in_place_is_not_seen_and_the_plan_says_so(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1)], created_time="created", lookback="5ms")
+    stand.build(view, 100)
+    stand.land(view.name, [Row("1", 0, 0, 2)])
+    state = builds.build_state(stand.online, view.table)
+    snapshot = features.snapshot_digest(view, stand.warehouse)
+    due = features.due(view, state, stand.warehouse, as_of=moment(110), snapshot=snapshot)
+    assert (due.work, due.unseen) == (
+        "since",
+        "a value that was changed in place, in a row that landed before that, needs --full",
+    )
+    stand.build(view, 110)
+    assert stand.read(view, ["1"], 110) == [1.0]
+    stand.build(view, 110, full=True)
+    assert stand.read(view, ["1"], 110) == [2.0]
+    # where no file changed, nothing can have been changed in place
+    snapshot = features.snapshot_digest(view, stand.warehouse)
+    again = features.due(
+        view, builds.build_state(stand.online, view.table), stand.warehouse, as_of=moment(120), snapshot=snapshot
+    )
+    assert (again.work, again.unseen) == ("since", "")
+
+
 def test_a_row_that_landed_behind_the_lookback_is_noticed(stand: Stand) -> None:
     rows = [Row("1", 0, 0, 1)]
     view = stand.view(rows, created_time="created", lookback="5ms")

@@ -173,6 +173,28 @@ def test_pushed_rows_stay_as_long_as_the_view_says_and_builds_do_not_take_that_f
         assert platform.features.read(["clicks.x"], {"id": ["a", "b"]})["clicks.x"].tolist() == [2.0, 2.0]
 
 
+WITH = """/* ---
+entity = "id"
+event_time = "event"
+created_time = "landed_at"
+--- */
+with daily as (select id, event, landed_at, x, note from history)
+
+select id, event, landed_at, x, note from daily
+union all
+select id, event, landed_at, x, note from landing.clicks
+"""
+
+
+def test_a_union_after_a_with_knows_its_columns_and_its_landing_table_is_nobodys_source(tmp_path: Path) -> None:
+    with opened(project(tmp_path, sql=WITH), at(5)) as platform:
+        platform.features.push("clicks", row("a", 3, 1.5))
+        platform.features.build()
+        assert platform.features.read(["clicks.x"], {"id": ["a"]})["clicks.x"].tolist() == [1.5]
+        assert [one.source for one in platform.sources.list()] == ["history"]
+        assert platform.features.plan("clicks")[0].ill_sources == ()
+
+
 ALONE = """/* ---
 entity = "id"
 event_time = "event"

@@ -33,6 +33,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that landed, or became true, at or after it are read."""
     because: str
     """Why, in words."""
+    unseen: str = ""
+    """What this cannot know, in words, and would take a build of everything; empty where it knows."""
 
 
 def due(
@@ -95,6 +97,7 @@ def _changed(view: View, state: BuildState, warehouse: "Warehouse", *, known_fil
         work="since",
         since=state.as_of - back,
         because=f"what {by} since the last build, and {duration_text(back)} before it",
+        unseen=f"a value that was changed in place, in a row that {by} before that, needs --full",
     )
 
 

@@ -216,10 +216,13 @@ def _asked(query: Query, table: str) -> list[str]:
 
     found: dict[str, None] = {}
     for scope in traverse_scope(query.tree):
-        for alias, origin in scope.sources.items():
+        chosen = (
+            scope.selected_sources
+        )  # what stands in its FROM; a union's leg also knows the names of the WITH before it
+        for alias, (_, origin) in chosen.items():
             if not isinstance(origin, exp.Table) or ".".join(part.name for part in origin.parts) != table:
                 continue
-            alone = len(scope.sources) == 1
+            alone = len(chosen) == 1
             for column in scope.columns:
                 if (column.table == alias or (alone and not column.table)) and column.name != "*":
                     found[column.name] = None

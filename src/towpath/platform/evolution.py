@@ -44,7 +44,7 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     breaks: tuple[str, ...]
     """What live models lose, and why."""
     warns: tuple[str, ...] = ()
-    """What the next training of a model meets."""
+    """What the next training of a model meets; what a build of this kind would not see."""
     prunes: tuple[str, ...] = ()
     """Online tables that nothing needs any more; ``tow features prune`` drops them."""
     ill_sources: tuple[str, ...] = ()
@@ -225,7 +225,10 @@ def _planned(platform: "Platform", name: str, form: Needed) -> PlanRow:
         since=due.since,
         because=due.because,
         rows=0 if due.work == "nothing" else rows,
-        warns=_warned(platform, name, view) if form.current else (),
+        warns=(
+            *(_warned(platform, name, view) if form.current else ()),
+            *([due.unseen] if due.unseen else []),
+        ),
     )
 
 

@@ -436,7 +436,7 @@ class Features:
         expired = gone.startswith("expired")
         event = None if event_us < 0 else datetime.fromtimestamp(event_us / 1e6, tz=UTC)
         return {
-            **{name: None if values[0] != values[0] else values[0] for name, values in found.columns.items()},
+            **{name: _plain(values) for name, values in found.columns.items()},
             "event_time": event,
             "age": age_text(now_us, event_us),
             "missing": dict.fromkeys(found.missing[0], gone if event is None or expired else "null in the row"),
@@ -573,6 +573,12 @@ class Features:
         project, _, view = name.partition("/")
         published = claims.published_view(self._platform.objects, project, view)
         return features.view_of_lock(published.lock)
+
+
+def _plain(values: "np.ndarray") -> object:
+    """The first value as Python has it; what is no number is none."""
+    (value,) = values[:1].tolist()
+    return None if value != value else value  # noqa: PLR0124 - NaN and NaT
 
 
 def _broadcast(keys: Mapping[str, object]) -> tuple[Mapping[str, Sequence[object]], int]:

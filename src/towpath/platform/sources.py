@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
@@ -95,11 +95,11 @@ class Sources:
         ]
 
     def tables(self) -> tuple[str, ...]:
-        """Every table that a view or a ``training.sql`` reads, or that is declared, sorted."""
+        """Every table that a view or a ``training.sql`` reads, or that is declared, sorted; not the views' own landing tables."""
         project = self._platform.project
         read = [table for view in project.views.values() for table in view.query.tables]
         read += [table for model in project.models.values() for table in model.training.query.tables]
-        return tuple(sorted({*read, *project.sources}))
+        return tuple(sorted({*self._foreign(read), *project.sources}))
 
     def views_of(self, table: str) -> tuple[str, ...]:
         """The views of the project that read a table."""
@@ -142,7 +142,8 @@ class Sources:
             UnavailableError: The object store does not answer.
         """
         project = self._platform.project
-        wanted = self.tables() if views is None else sorted({t for v in views for t in project.views[v].query.tables})
+        read = {table for view in views or () for table in project.views[view].query.tables}
+        wanted = self.tables() if views is None else sorted(self._foreign(read))
         return tuple(illness for table in wanted for illness in self._look(table, count=count)[0])
 
     def checked(self) -> "tuple[Checked, ...]":
@@ -186,7 +187,7 @@ class Sources:
     def remember(self, view: str) -> None:
         """Keep what the sources of a view look like, after it was built from them."""
         platform, project = self._platform, self._platform.settings.project.name
-        for table in platform.project.views[view].query.tables:
+        for table in self._foreign(platform.project.views[view].query.tables):
             columns = self._columns(table)
             standing = recall(platform.objects, project, table, SeenSource)
             if standing is None or standing.columns != columns:
@@ -229,6 +230,12 @@ class Sources:
                 continue  # without it less is known, and nothing wrong
             schemas[table] = tuple(column.name for column in columns)
         return lineage(query, schemas)
+
+    def _foreign(self, tables: Iterable[str]) -> "list[str]":
+        """Those that somebody else fills: what is pushed has the columns of its view, whatever these are."""
+        project = self._platform.project
+        own = {f"landing.{view}" for view in project.views} - set(project.sources)
+        return [table for table in tables if table not in own]
 
     def _seen(self, table: str) -> SeenSource | None:
         return recall(self._platform.objects, self._platform.settings.project.name, table, SeenSource)
