@@ -15,8 +15,8 @@ import pytest
 from towpath.clock import FixedClock
 from towpath.journal import day_files, flush, views, write_run
 from towpath.journal.days import landing
-from towpath.journal.frames import HEADER_BYTES, LANDED, MARK, OUTCOMES, RECORD, close_frame, frames
-from towpath.journal.record import LandedRow, OutcomeRow, Record, Run
+from towpath.journal.frames import BESIDE, HEADER_BYTES, LANDED, MARK, OUTCOMES, RECORD, close_frame, frames
+from towpath.journal.record import Beside, LandedRow, OutcomeRow, Record, Run
 from towpath.journal.unfold import COLUMNS
 from towpath.stores.objects import Objects
 from towpath.types import micros, utc
@@ -76,8 +76,36 @@ def test_todays_flusher_makes_the_rows_that_v1_made(table: str, tmp_path: Path) 
     assert [name for name in golden.column_names if golden[name].null_count == len(golden)] == []
 
 
-def test_todays_views_read_the_tables_of_v1() -> None:
+def test_what_a_fallback_said_as_text_and_as_a_list_is_kept(tmp_path: Path) -> None:
+    # given a record that came with it, and one that it was found out of afterwards
+    segment = bytearray(MARK)
+    late = msgspec.msgpack.decode((FOLDER / "record_2.msgpack").read_bytes(), type=Record)
+    late = msgspec.msgpack.encode(msgspec.structs.replace(late, prediction_id="later"))
+    said = msgspec.msgpack.decode((FOLDER / "beside_2.msgpack").read_bytes(), type=Beside)
+    said = msgspec.msgpack.encode(msgspec.structs.replace(said, prediction_id="later"))
+    for kind, payload in ((RECORD, (FOLDER / "record_3.msgpack").read_bytes()), (RECORD, late), (BESIDE, said)):
+        frame = bytearray(HEADER_BYTES) + payload
+        close_frame(frame, kind)
+        segment += frame
+    (tmp_path / "0006.journal").write_bytes(segment)
     objects = Objects("memory://")
+    flush(tmp_path, objects, clock=CLOCK)
+    rows = stored(objects, "predictions").to_pylist()
+    found = [(row["prediction_id"].removeprefix("0195f2a4c1d07e4c8f5b6a3a"), row["item"], row["fallback_label"], row["fallback_items"]) for row in rows]
+    # then a ranking's list stands once, on its first item
+    assert found == [
+        ("0d9c1e2f-0", "a", "few", ["b", "c"]),
+        ("0d9c1e2f-0", "b", "few", None),
+        ("0d9c1e2f-1", None, None, None),
+        ("later-0", "a", None, None),
+        ("later-0", "b", None, None),
+        ("later-1", None, "few", ["b", "c"]),
+    ]
+
+
+@pytest.mark.parametrize("url", ["memory://", "a folder"])
+def test_todays_views_read_the_tables_of_v1(url: str, tmp_path: Path) -> None:
+    objects = Objects(url, folder=tmp_path)
     for table, day in {"predictions": "2026-03-01", "outcomes": "2026-03-08", "runs": "2026-03-01"}.items():
         path = f"journal/{table}/{day}/host-1-0001.parquet"
         objects.put_new(path, (FOLDER / f"{table}.parquet").read_bytes())
@@ -87,6 +115,10 @@ def test_todays_views_read_the_tables_of_v1() -> None:
         )
     engine = Engine(memory_mib=128, threads=1)
     views(engine, objects, as_of=CLOCK.now())
+    assert engine.read("select fallback_label, fallback_items from predictions").to_pylist()[0] == {
+        "fallback_label": None,
+        "fallback_items": None,
+    }
     [row] = engine.read("select prediction_id, item, position, prediction, actual, weight from matured").to_pylist()
     assert row == {
         "prediction_id": OUTCOME.prediction_id,
@@ -100,7 +132,7 @@ def test_todays_views_read_the_tables_of_v1() -> None:
 
 
 def test_the_golden_record_is_still_the_record() -> None:
-    data = (FOLDER / "record.msgpack").read_bytes()
+    data = (FOLDER / "record_3.msgpack").read_bytes()
     assert msgspec.msgpack.encode(msgspec.msgpack.decode(data, type=Record)) == data
 
 

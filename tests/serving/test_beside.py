@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from serving_stand import AT, PlainModel, Standing, a_manifest, deployed
 
 from towpath.clock import FixedClock
-from towpath.fleet import Member, rows
+from towpath.fleet import FleetRow, Member, rows
 from towpath.journal import Journal, flush, outcome_rows, views
 from towpath.journal.record import Outcome
 from towpath.monitors import Watched
@@ -35,15 +35,18 @@ def standing(
     *,
     share: float = 1.0,
     fallback: tuple[FallbackDeclaration, ...] = (MEAN,),
+    output: OutputDeclaration | None = None,
+    predict: Callable[[Columns], dict[str, NDArray[Any]]] | None = None,
     **more: Any,
 ) -> Served:
     manifest = a_manifest(
         fallback=fallback,
         serving=ServingDeclaration(timeout_ms=2_000, beside_share=share),
-        output=OutputDeclaration(low=0),
+        output=output or OutputDeclaration(low=0),
         **more,
     )
-    return Served(manifest, PlainModel(fallbacks={"mean": mean or (lambda columns: columns["a"] * 2)}))
+    fallbacks = {"mean": mean or (lambda columns: columns["a"] * 2)}
+    return Served(manifest, PlainModel(predict=predict, fallbacks=fallbacks))
 
 
 class Stand:
@@ -68,6 +71,17 @@ class Stand:
         ).to_pylist()
         engine.close()
         return found
+
+    def fleet(self, metric: str, **watched: Any) -> FleetRow:
+        engine = Engine(memory_mib=128, threads=1)
+        views(engine, self.objects, as_of=AT + timedelta(days=1))
+        query = built_in_metrics()[metric].query
+        model = Watched(
+            project="shop", team="food", model="demand", owner="ana", champion=1, metric=metric, query=query, **watched
+        )
+        [row] = rows(engine, [Member(watched=model)], [], as_of=AT + timedelta(days=1))
+        engine.close()
+        return row
 
     @property
     def idle(self) -> bool:
@@ -99,12 +113,7 @@ def test_the_fleet_shows_both_metrics_of_a_model_that_is_only_called(tmp_path: P
     ]
     at.journal.outcomes(outcome_rows(happened, project="shop", model="demand", consumer="local", arrived_at=AT))
     assert len(at.said()) == 3
-    engine = Engine(memory_mib=128, threads=1)
-    views(engine, at.objects, as_of=AT + timedelta(days=1))
-    query = built_in_metrics()["mae"].query
-    watched = Watched(project="shop", team="food", model="demand", owner="ana", champion=1, metric="mae", query=query)
-    [row] = rows(engine, [Member(watched=watched)], [], as_of=AT + timedelta(days=1))
-    engine.close()
+    row = at.fleet("mae")
     assert row.metric_value == pytest.approx(2 / 3)
     assert (row.fallback_value, row.beside_fallback_value, row.beside_rows) == (
         pytest.approx(5 / 3),
@@ -115,6 +124,77 @@ def test_the_fleet_shows_both_metrics_of_a_model_that_is_only_called(tmp_path: P
     assert row.difference_low is not None
     assert row.difference_high is not None
     assert row.difference_low < -1 < row.difference_high
+
+
+LABELS: dict[str, tuple[Callable[[Columns], Any], tuple[str, ...]]] = {
+    "text": (lambda a: np.where(a > 2, "many", "few").astype(object), ("few", "many")),
+    "numbers": (lambda a: np.where(a > 2, 1, 0), ("0", "1")),  # pyright: ignore[reportOperatorIssue]
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_labels_of_both_are_compared_on_the_same_rows(labels: str, tmp_path: Path) -> None:
+    # given a model that is right twice in three, and a fallback that always says the first class
+    label, (few, many) = LABELS[labels]
+    first = [few if labels == "text" else 0]
+    served = standing(
+        lambda columns: np.array(first * len(columns["a"]), dtype=object),
+        output=OutputDeclaration(kind="class", classes=(few, many)),
+        predict=lambda columns: {"prediction": label(columns["a"])},
+    )
+    at = Stand(tmp_path / "journal", served)
+    happened = [
+        Outcome(
+            prediction_id=at.responder.answer("demand", [{"a": a, "b": 1.0}]).predictions[0].prediction_id, label=truth
+        )
+        for a, truth in ((1.0, few), (3.0, many), (4.0, few), (5.0, many), (6.0, many), (1.5, many))
+    ]
+    at.journal.outcomes(outcome_rows(happened, project="shop", model="demand", consumer="local", arrived_at=AT))
+    at.said()
+    # then the fleet has the accuracy of both
+    row = at.fleet("accuracy", kind="class", better="higher")
+    assert (row.metric_value, row.fallback_value) == (pytest.approx(4 / 6), pytest.approx(2 / 6))
+    assert (row.beside_fallback_value, row.beside_rows, row.difference) == (
+        pytest.approx(4 / 6),
+        6,
+        pytest.approx(1 / 3),
+    )
+
+
+@pytest.mark.parametrize(("metric", "ours", "theirs"), [("hit_rate", 2 / 3, 2 / 3), ("mrr", 1 / 2, 4 / 9)])
+@pytest.mark.parametrize("together", [True, False], ids=["one request", "a request each"])
+def test_lists_of_both_are_compared_on_the_same_rows(
+    metric: str, ours: float, theirs: float, together: bool, tmp_path: Path
+) -> None:
+    def listed(*items: Any) -> Callable[[Columns], NDArray[Any]]:
+        def answer(columns: Columns) -> NDArray[Any]:
+            answers = np.empty(len(columns["a"]), dtype=object)
+            answers[:] = [list(items) for _ in columns["a"]]
+            return answers
+
+        return answer
+
+    # given a model and a fallback that each show everybody the same items, which have numbers for names
+    served = standing(
+        listed(3, 8, 1), output=OutputDeclaration(kind="ranking"), predict=lambda c: {"prediction": listed(7, 3)(c)}
+    )
+    at = Stand(tmp_path / "journal", served)
+    asked = [{"a": 1.0, "b": 1.0}] * 3
+    pages = [asked] if together else [[row] for row in asked]
+    ids = [row.prediction_id for page in pages for row in at.responder.answer("demand", page).predictions]
+    # when one takes the first item of the model, one the second, and one what only the fallback has: at its third place
+    taken = zip(ids, ("7", "3", "1"), strict=True)
+    happened = [
+        Outcome(prediction_id=one, item=item, value=1.0) if item != "1" else Outcome(prediction_id=one, label=item)
+        for one, item in taken
+    ]
+    at.journal.outcomes(outcome_rows(happened, project="shop", model="demand", consumer="local", arrived_at=AT))
+    at.said()
+    row = at.fleet(metric, kind="ranking", better="higher")
+    assert row.beside_rows == 3
+    assert row.metric_value == pytest.approx(ours)
+    assert row.fallback_value == pytest.approx(theirs)
+    assert row.difference == pytest.approx(row.metric_value - row.fallback_value)
 
 
 def test_a_unit_is_always_in_the_sample_or_never(stand: Callable[..., Stand]) -> None:

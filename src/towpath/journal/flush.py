@@ -5,10 +5,10 @@ import gc
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -157,7 +157,7 @@ def _contents(path: Path) -> "dict[str, pa.Table]":
 
 
 def _with_beside(records: list[tuple[bytes, Record]], found: list[Beside]) -> list[tuple[bytes, Record]]:
-    """The records with the fallback's values in their rows; what came after its record's file was closed is let go."""
+    """The records with what the fallback said in their rows; what came after its record's file was closed is let go."""
     if not found:
         return records
     by_record = {one.prediction_id: one for one in found}
@@ -165,15 +165,33 @@ def _with_beside(records: list[tuple[bytes, Record]], found: list[Beside]) -> li
     for payload, record in records:
         beside = by_record.get(record.prediction_id)
         rows = len(record.rows.source)
-        if beside is None or len(beside.rows) != len(beside.values) or any(row >= rows for row in beside.rows):
+        if beside is None or not _of_these_rows(beside, rows):
             joined.append((payload, record))
             continue
-        values: list[float | None] = [None] * rows
-        for row, value in zip(beside.rows, beside.values, strict=True):
-            values[row] = value
-        whole = msgspec.structs.replace(record.rows, fallback_prediction=values)
+        whole = msgspec.structs.replace(
+            record.rows,
+            fallback_prediction=_placed(beside.values, beside.rows, rows),
+            fallback_label=_placed(beside.labels, beside.rows, rows),
+            fallback_items=_placed(beside.items, beside.rows, rows),
+        )
         joined.append((payload, msgspec.structs.replace(record, rows=whole)))
     return joined
+
+
+def _of_these_rows(beside: Beside, rows: int) -> bool:
+    """Whether it says one thing about each row that it names, and the record has them."""
+    said = (beside.values, beside.labels, beside.items)
+    return all(one is None or len(one) == len(beside.rows) for one in said) and all(row < rows for row in beside.rows)
+
+
+def _placed(said: Sequence[Any] | None, places: Sequence[int], rows: int) -> list[Any] | None:
+    """A column of all rows of the record; null in those that were not asked about."""
+    if said is None:
+        return None
+    column: list[Any] = [None] * rows
+    for place, value in zip(places, said, strict=True):
+        column[place] = value
+    return column
 
 
 def _fits(record: Record) -> bool:

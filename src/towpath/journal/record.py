@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
-RECORD_SCHEMA = 2
+RECORD_SCHEMA = 3
 
 PREDICTION_COLUMNS: dict[str, str] = {
     "prediction_id": "string",
@@ -59,6 +59,8 @@ PREDICTION_COLUMNS: dict[str, str] = {
     "features": "string",
     "feature_ref": "string",
     "fallback_prediction": "double",
+    "fallback_label": "string",
+    "fallback_items": "list<item: string>",
     "latency_ms": "double",
     "recorded_at": "timestamp[us, tz=UTC]",
     "schema": "int16",
@@ -156,6 +158,10 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False)
     """JSON of each row's features, so that the flusher copies it; schema 1 had the values."""
     feature_ref: list[str | None] | None = None
     fallback_prediction: list[float | None] | None = None
+    fallback_label: list[str | None] | None = None
+    """Since schema 3."""
+    fallback_items: list[list[str] | None] | None = None
+    """Of a ranking: per row the fallback's items in order. Since schema 3."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
@@ -185,7 +191,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fals
 class Beside(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What the fallback would have said to some rows of a record, found out when their answer was on its way.
 
-    It belongs to the record before it in the same file; the flusher puts its values into ``fallback_prediction``.
+    It belongs to the record before it in the same file; the flusher puts what it says into ``fallback_prediction``,
+    ``fallback_label`` and ``fallback_items``.
     """
 
     prediction_id: str
@@ -194,6 +201,10 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fals
     """Which of its rows, counted from 0."""
     values: list[float | None]
     """One for each of `rows`; null where the fallback has no number for it."""
+    labels: list[str | None] | None = None
+    """The same of labels, where it gives labels."""
+    items: list[list[str] | None] | None = None
+    """The same of lists, where it gives rankings."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

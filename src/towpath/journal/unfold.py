@@ -59,6 +59,8 @@ _AS_THEY_ARE = (
     "label",
     "feature_ref",
     "fallback_prediction",
+    "fallback_label",
+    "fallback_items",
 )
 _AS_JSON = ("segment", "output", "features")
 _ONCE_A_ROW = (*_AS_THEY_ARE, *_AS_JSON, "target_at", "item", "propensity")
@@ -70,8 +72,8 @@ def prediction_table(records: Iterable[Record]) -> "pa.Table":
     """One row per prediction, in the order of writing; of a ranking one row per item.
 
     Row ``i`` of a record with several rows is called ``<prediction_id>-<i>``. The items of one ranking share their
-    prediction's id and count their `position` from 1; what belongs to the answer as a whole (output, features) stands
-    on its first item, so that no sum counts it twice.
+    prediction's id and count their `position` from 1; what belongs to the answer as a whole (output, features,
+    the fallback's items) stands on its first item, so that no sum counts it twice.
 
     Args:
         records: As they were appended.
@@ -201,7 +203,7 @@ def _unfold_rankings(columns: "dict[str, pa.Array]", rankings: Sequence[list[str
     columns |= {"item": _array(items, "item"), "position": _array(positions, "position")}
     columns["propensity"] = _array(propensities, "propensity")
     first = [position in {None, 1} for position in positions]
-    for name in ("output", "features"):
+    for name in ("output", "features", "fallback_items"):
         kept = zip(columns[name].to_pylist(), first, strict=True)
         columns[name] = _array([value if one else None for value, one in kept], name)
 
@@ -241,6 +243,8 @@ def _table(columns: dict[str, list[Any]], types: dict[str, str]) -> "pa.Table":
 def _type(name: str) -> "pa.DataType":
     import pyarrow as pa
 
+    if name.startswith("list<item: "):
+        return pa.list_(pa.type_for_alias(name.removeprefix("list<item: ").removesuffix(">")))
     return pa.timestamp("us", "UTC") if name.startswith("timestamp") else pa.type_for_alias(name)
 
 

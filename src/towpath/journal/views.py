@@ -7,6 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from towpath.journal.days import day_files, rows_of, source
+from towpath.journal.unfold import schema_of
 from towpath.sql import Query
 from towpath.stores.objects import Objects
 from towpath.types import utc
@@ -47,10 +48,13 @@ def views(
         UnavailableError: The store cannot be read.
     """
     as_of = utc(as_of)
-    predictions = day_files(objects, "predictions", since=since, until=until)
-    engine.register("journal.predictions", source(objects, "predictions", predictions))
     earlier = None if since is None else utc(since) - _SLACK
-    engine.register("journal.outcomes", source(objects, "outcomes", day_files(objects, "outcomes", since=earlier)))
+    files = {
+        "predictions": day_files(objects, "predictions", since=since, until=until),
+        "outcomes": day_files(objects, "outcomes", since=earlier),
+    }
+    for table, paths in files.items():
+        engine.register(f"journal.{table}", source(objects, table, paths), at_least=schema_of(table))
     engine.register("journal.runs", _runs(objects, earlier))
     values = {
         "as_of": as_of,

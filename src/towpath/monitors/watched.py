@@ -35,6 +35,8 @@ _KEPT = (
     "target_at",
     "arrived_at",
 )
+_FALLBACK = {"fallback_prediction": "prediction", "fallback_label": "predicted_label", "fallback_items": "items"}
+"""What the fallback said → where a metric reads what the model said."""
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +135,8 @@ def measured(engine: "Engine", models: Sequence[Watched], *, since: datetime | N
         scored = _scored(engine, model, since)
         if not scored.num_rows:
             continue
-        numerator, denominator = _ratio(engine, model.query, scored, "prediction")
-        beside, below = _ratio(engine, model.query, scored, "fallback_prediction")
+        numerator, denominator = _ratio(engine, model.query, scored.drop_columns(list(_FALLBACK)))
+        beside, below = _ratio(engine, model.query, _of_fallback(scored))
         part = scored.select(_KEPT).append_column("numerator", numerator).append_column("denominator", denominator)
         part = part.append_column("fallback_numerator", beside).append_column("fallback_denominator", below)
         parts.append(part.cast(parts[0].schema))
@@ -148,16 +150,19 @@ def _scored(engine: "Engine", model: Watched, since: datetime | None) -> "pa.Tab
     return scored if model.kind == "ranking" else scored.drop_columns(["items"])
 
 
-def _ratio(engine: "Engine", query: Query, scored: "pa.Table", who: str) -> "tuple[pa.Array, pa.Array]":
-    """Numerator and denominator of each row; null where `who` gave no prediction that the metric can read."""
+def _of_fallback(scored: "pa.Table") -> "pa.Table":
+    """The same rows with what the fallback said in place of what the model said."""
+    for theirs, ours in _FALLBACK.items():
+        if ours in scored.column_names:
+            scored = scored.set_column(scored.column_names.index(ours), ours, scored[theirs])
+    return scored.drop_columns(list(_FALLBACK))
+
+
+def _ratio(engine: "Engine", query: Query, given: "pa.Table") -> "tuple[pa.Array, pa.Array]":
+    """Numerator and denominator of each row; null where nothing was predicted that the metric can read."""
     import pyarrow as pa
 
-    given = scored.set_column(scored.column_names.index("prediction"), "prediction", scored[who])
-    if who == "fallback_prediction":  # of a fallback neither label nor items are recorded
-        for name in [one for one in ("predicted_label", "items") if one in given.column_names]:
-            nothing = pa.nulls(len(given), given.schema.field(name).type)
-            given = given.set_column(given.column_names.index(name), name, nothing)
-    engine.register("scored rows", given.drop_columns(["fallback_prediction"]))
+    engine.register("scored rows", given)
     engine.view("scored", Query.parse(_with_segments(engine)))
     found = engine.read(query)
     silent = np.asarray(given["prediction"].is_null()) & np.asarray(given["predicted_label"].is_null())

@@ -66,8 +66,8 @@ class Answered:
         """Everything else that the model gave, per row."""
         self.outputs: dict[str, NDArray[Any]] | None = None
         """The model's arrays, where one call answered all rows and none was wrong."""
-        self.beside: list[float | None] | None = None
-        """What the first fallback would have answered, where it was asked."""
+        self.beside: list[Any] | None = None
+        """What the first fallback would have answered, where it was asked; null where it may not be given as an answer."""
         self.latency_ms = 0.0
         self.faults: Sequence[Fault] = ()
         """What went wrong in on-demand features."""

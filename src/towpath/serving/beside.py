@@ -13,6 +13,7 @@ from typing import Protocol
 from towpath.journal.record import Beside
 from towpath.serving.guard import Call
 from towpath.serving.work import Work
+from towpath.serving.written import said
 from towpath.traffic import point
 
 __all__ = ["BesideWriter", "ask_later", "sampled"]
@@ -81,5 +82,15 @@ def _ask(work: Work, writer: BesideWriter, share: float, rows: list[int] | None)
     except Exception as error:  # noqa: BLE001 - the edge to somebody else's code; no caller is hurt
         _log.warning("%s: the fallback failed beside an answer: %s: %s", answered.model, type(error).__name__, error)
         return
-    if values is not None:
-        writer.beside(Beside(prediction_id=answered.prediction_id, rows=rows, values=values))
+    if values is None:
+        return
+    found = said(values, ranking=work.base is not None and work.base.manifest.output.kind == "ranking")
+    writer.beside(
+        Beside(
+            prediction_id=answered.prediction_id,
+            rows=rows,
+            values=found.numbers or [None] * len(rows),
+            labels=found.labels,
+            items=found.items,
+        )
+    )

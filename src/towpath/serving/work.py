@@ -223,9 +223,9 @@ class Work:
         if link is not None:
             found = yield from ask_link(link, self, list(range(self.answered.count)))
             if found is not None:
-                self.answered.beside = self._numbers(found.values)
+                self.answered.beside = self._given(found.values)
 
-    def beside(self, rows: list[int]) -> list[float | None] | None:
+    def beside(self, rows: list[int]) -> list[Any] | None:
         """The same for some rows, in this thread and for as long as it takes; null where it has no answer.
 
         Called when the answer is on its way: nothing that the answer is made of is touched.
@@ -234,7 +234,7 @@ class Work:
         if link is None:
             return None
         found = asked_here(ask_link(link, self, rows, patient=True))
-        return None if found is None else self._numbers(found.values)
+        return None if found is None else self._given(found.values)
 
     def to_another_model(self, model: str, rows: list[int], deadline: float) -> "Work | None":
         """The same request for some rows, to another model; None where it is not served, or its chain led here."""
@@ -268,11 +268,11 @@ class Work:
             asked_by=(*self.asked_by, own),
         )
 
-    def _numbers(self, values: list[Any]) -> list[float | None]:
-        """What the fallback said, as numbers; an answer that may not be given is none."""
+    def _given(self, values: list[Any]) -> list[Any]:
+        """What the fallback said; an answer that may not be given is none."""
         values = [None if value is LEFT else value for value in values]
         bad = set(self.base.bad_rows(values)) if self.base is not None else set[int]()
-        return [None if row in bad else number_or_none(value) for row, value in enumerate(values)]
+        return [None if row in bad else value for row, value in enumerate(values)]
 
     def _one_route(self) -> Route | None:
         version = self.ask.version

@@ -1,7 +1,7 @@
 """What the journal keeps of a request."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from towpath.journal.record import Record, Rows, json_of
 from towpath.serving.answered import Answered
@@ -10,7 +10,7 @@ from towpath.serving.work import Work, number_or_none
 from towpath.traffic import point
 from towpath.types import micros, utc
 
-__all__ = ["record"]
+__all__ = ["Said", "record", "said"]
 
 _KEPT_BYTES = 4_096
 """A larger value is kept as digest and size."""
@@ -18,11 +18,21 @@ _FEATURE_SAMPLE_SHARE = 1 / 16
 """Of entity keys whose looked-up feature values are written down; all others by reference only."""
 
 
+class Said(NamedTuple):
+    """Answers as the journal has them, one a row."""
+
+    numbers: list[float | None] | None = None
+    labels: list[str | None] | None = None
+    items: list[list[str] | None] | None = None
+
+
 def record(work: Work, *, server: str, environment: str) -> Record:
     """The request as the journal keeps it."""
     answered, ask, deployment, base = work.answered, work.ask, work.deployment, work.base
     mode = base.manifest.journal if base is not None else "none"
-    prediction, label, output, item = _journalled(answered)
+    ranking = base is not None and base.manifest.output.kind == "ranking"
+    given = said(answered.predictions, ranking=ranking)
+    beside = Said() if answered.beside is None else said(answered.beside, ranking=ranking)
     private = mode == "none"
     return Record(
         prediction_id=answered.prediction_id,
@@ -42,10 +52,10 @@ def record(work: Work, *, server: str, environment: str) -> Record:
             source=answered.sources,
             reason=answered.reasons,
             version=answered.versions,
-            prediction=prediction,
-            label=label,
-            output=output,
-            item=item,
+            prediction=given.numbers,
+            label=given.labels,
+            output=_output(answered, given),
+            item=None if given.items is None else [items or [] for items in given.items],
             entity_key=None if private else work.keys,
             unit_id=None if private else work.units,
             segment=None if private else work.segments,
@@ -54,7 +64,9 @@ def record(work: Work, *, server: str, environment: str) -> Record:
             arm=answered.arms if any(answered.arms) else None,
             features=_features(work, base) if mode == "full" and base is not None else None,
             feature_ref=None if private or base is None else _references(work, base),
-            fallback_prediction=answered.beside,
+            fallback_prediction=beside.numbers,
+            fallback_label=beside.labels,
+            fallback_items=beside.items,
         ),
     )
 
@@ -107,27 +119,46 @@ def _references(work: Work, base: Served) -> list[str | None] | None:
     return [" ".join(f"{view}@{values[row]}" for view, values in events.items()) for row in range(work.answered.count)]
 
 
-def _journalled(
-    answered: Answered,
-) -> tuple[list[float | None] | None, list[str | None] | None, list[Any] | None, list[list[str]] | None]:
-    """Predictions as the journal's columns: a number, a label, items in order, or JSON."""
-    values = answered.predictions
+def said(values: list[Any], *, ranking: bool = False) -> Said:
+    """Answers as the journal's columns; one is null where no answer is of its kind.
+
+    Args:
+        values: One answer a row, null where there is none.
+        ranking: Whether a list is one of items, whatever they are; else one of text is.
+
+    Example:
+        >>> said([1.5, None])
+        Said(numbers=[1.5, None], labels=None, items=None)
+        >>> said(["bike", "car"]).labels
+        ['bike', 'car']
+        >>> said([["bike", 7], None], ranking=True).items
+        [['bike', '7'], None]
+    """
+    if all(type(value) is float for value in values):
+        return Said(values)
+
+    def items(value: Any) -> bool:
+        return isinstance(value, list) and (ranking or all(isinstance(i, str) for i in cast("list[Any]", value)))
+
+    if any(map(items, values)) and all(value is None or items(value) for value in values):
+        return Said(items=[None if value is None else [str(item) for item in value] for value in values])
+    labels = [value if isinstance(value, str) else None for value in values]
+    return Said([number_or_none(value) for value in values], labels if any(labels) else None)
+
+
+def _output(answered: Answered, found: Said) -> list[Any] | None:
+    """What is no number, no text and no list of items, as JSON; and everything else that the model gave."""
     output: list[Any] | None = None
     if answered.extras is not None:
         output = [None if extra is None else _kept(extra) for extra in answered.extras]
-    if type(values[0]) is float and all(type(value) is float for value in values):
-        return values, None, output, None
-    if all(isinstance(value, list) and all(isinstance(i, str) for i in cast("list[Any]", value)) for value in values):
-        return None, None, output, values
-    prediction = [number_or_none(value) for value in values]
-    label = [value if isinstance(value, str) else None for value in values]
-    if any(isinstance(value, list | dict) for value in values):
-        kept: list[Any] = []
-        for row, value in enumerate(values):
-            more = None if output is None else output[row]
-            kept.append(_kept({"prediction": value, **more} if isinstance(more, dict) else {"prediction": value}))
-        output = kept
-    return prediction, label if any(label) else None, output, None
+    values = answered.predictions
+    if found.items is not None or not any(isinstance(value, list | dict) for value in values):
+        return output
+    kept: list[Any] = []
+    for row, value in enumerate(values):
+        more = None if output is None else output[row]
+        kept.append(_kept({"prediction": value, **more} if isinstance(more, dict) else {"prediction": value}))
+    return kept
 
 
 def _kept(value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -71,7 +71,13 @@ class Engine:
         """A folder of its own, on disk, that goes when it is closed."""
         return self._spill
 
-    def register(self, name: str, data: "pa.Table | pa.RecordBatchReader | Sequence[str]") -> None:
+    def register(
+        self,
+        name: str,
+        data: "pa.Table | pa.RecordBatchReader | Sequence[str]",
+        *,
+        at_least: "pa.Schema | None" = None,
+    ) -> None:
         """Give a table a name; what had the name before is forgotten.
 
         Times of a nanosecond, millisecond or second clock become microseconds. A naive time stays naive inside SQL, so
@@ -80,6 +86,7 @@ class Engine:
         Args:
             name: ``table`` or ``schema.table``.
             data: An Arrow table (read in place), a reader (read once, now), or the paths of Parquet files (read when asked).
+            at_least: Columns that the table has in any case; one that no file has is null.
 
         Raises:
             ProjectError: A file is missing or is no Parquet; the name has more than two parts.
@@ -113,7 +120,18 @@ class Engine:
                 instants = [c for c, kind, *_ in described if kind == "TIMESTAMP WITH TIME ZONE"]
                 casts += [f"make_timestamptz(epoch_us({quoted(c)})) as {quoted(c)}" for c in instants]
             replaced = f" replace ({', '.join(casts)})" if casts else ""
-            self._connection.execute(f"create or replace view {target} as select *{replaced} from {source}")
+            added = "" if at_least is None else self._added(at_least, {column for column, *_ in described})
+            self._connection.execute(f"create or replace view {target} as select *{replaced}{added} from {source}")
+
+    def _added(self, schema: "pa.Schema", there: set[str]) -> str:
+        """Columns of nulls for those that a table has not."""
+        lacking = [field.name for field in schema if field.name not in there]
+        if not lacking:
+            return ""
+        self._connection.register("nothing of it", schema.empty_table())
+        types = self._connection.execute('describe select * from "nothing of it"').fetchall()
+        self._connection.unregister("nothing of it")
+        return "".join(f", null::{kind} as {quoted(name)}" for name, kind, *_ in types if name in lacking)
 
     def view(self, name: str, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> None:
         """Give a SELECT a name; it runs each time that it is read, with the parameters as they are now.

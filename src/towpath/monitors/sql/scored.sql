@@ -3,7 +3,8 @@
 --         :since timestamp UTC (of what was predicted about) or null
 -- reads   matured, predictions
 -- gives   one row per matured prediction, in one order: prediction, actual double, label, predicted_label text, items text[]
---         (of a ranking all of them, in order), weight double, and what the row is about
+--         (of a ranking all of them, in order), weight double, and what the row is about; of the fallback beside it
+--         fallback_prediction double, fallback_label text, fallback_items text[]
 --
 -- A ranking is one row for each label that came true: the label of an outcome, or an item whose value is above 0 (a click).
 -- Where its outcomes say only what was not taken it is one row without a label: nothing on it was right.
@@ -35,7 +36,8 @@ counted as (
 pages as (
     select
         prediction_id,
-        list(item order by position) as items
+        list(item order by position) as items,
+        any_value(fallback_items) as fallback_items -- stands on the first item
     from predictions
     where
         project = :project
@@ -60,6 +62,13 @@ select
     c.arrived_at,
     c.prediction,
     c.fallback_prediction,
+    case
+        when c.position is not null then p.fallback_items[1]
+        when :kind = 'class' and c.fallback_label is null
+            then regexp_replace(cast(c.fallback_prediction as varchar), '\.0$', '')
+        else c.fallback_label
+    end as fallback_label,
+    p.fallback_items,
     case
         when :kind != 'probability' or c.actual is not null then c.actual
         when :positive is not null then cast(c.true_label = :positive as double)
