@@ -171,7 +171,7 @@ def test_every_declared_kind_may_come_back_with_gaps() -> None:
             "i": np.where(gone, np.nan, 2.0**53),
             "b": np.where(gone, nothing, True),
             "s": np.where(gone, nothing, "é"),
-            "t": np.where(gone, np.datetime64("NaT"), np.datetime64("2026-01-01T00:00", "us")),
+            "t": np.where(gone, np.datetime64("NaT", "us"), np.datetime64("2026-01-01T00:00", "us")),
         }
 
     one = made(all_kinds, {"a": "double"}, {"d": "double", "i": "int64", "b": "bool", "s": "string", "t": "timestamp"})

@@ -91,7 +91,15 @@ def test_what_a_fallback_said_as_text_and_as_a_list_is_kept(tmp_path: Path) -> N
     objects = Objects("memory://")
     flush(tmp_path, objects, clock=CLOCK)
     rows = stored(objects, "predictions").to_pylist()
-    found = [(row["prediction_id"].removeprefix("0195f2a4c1d07e4c8f5b6a3a"), row["item"], row["fallback_label"], row["fallback_items"]) for row in rows]
+    found = [
+        (
+            row["prediction_id"].removeprefix("0195f2a4c1d07e4c8f5b6a3a"),
+            row["item"],
+            row["fallback_label"],
+            row["fallback_items"],
+        )
+        for row in rows
+    ]
     # then a ranking's list stands once, on its first item
     assert found == [
         ("0d9c1e2f-0", "a", "few", ["b", "c"]),

@@ -126,9 +126,9 @@ def test_the_fleet_shows_both_metrics_of_a_model_that_is_only_called(tmp_path: P
     assert row.difference_low < -1 < row.difference_high
 
 
-LABELS: dict[str, tuple[Callable[[Columns], Any], tuple[str, ...]]] = {
+LABELS: dict[str, tuple[Callable[[NDArray[Any]], NDArray[Any]], tuple[str, ...]]] = {
     "text": (lambda a: np.where(a > 2, "many", "few").astype(object), ("few", "many")),
-    "numbers": (lambda a: np.where(a > 2, 1, 0), ("0", "1")),  # pyright: ignore[reportOperatorIssue]
+    "numbers": (lambda a: np.where(a > 2, 1, 0), ("0", "1")),
 }
 
 
@@ -192,9 +192,8 @@ def test_lists_of_both_are_compared_on_the_same_rows(
     at.said()
     row = at.fleet(metric, kind="ranking", better="higher")
     assert row.beside_rows == 3
-    assert row.metric_value == pytest.approx(ours)
-    assert row.fallback_value == pytest.approx(theirs)
-    assert row.difference == pytest.approx(row.metric_value - row.fallback_value)
+    assert (row.metric_value, row.fallback_value) == (pytest.approx(ours), pytest.approx(theirs))
+    assert row.difference == pytest.approx(ours - theirs)
 
 
 def test_a_unit_is_always_in_the_sample_or_never(stand: Callable[..., Stand]) -> None:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("towpath.cli.show_model:command", "All about one model or version."),
     "monitor": ("towpath.cli.monitor:command", "Run the monitors and list incidents."),
     "sql": ("towpath.cli.sql:command", "Ask the journal: predictions, outcomes, matured, previous, runs."),
+    "journal": ("towpath.cli.journal:command", "Look for damaged files; leave one out, take it back."),
     "fleet": ("towpath.cli.fleet:command", "One row for each model: who calls it and what it is worth."),
     "outcomes": ("towpath.cli.outcomes:command", "Hand in what really happened."),
     "console": ("towpath.cli.console:command", "Open the pages for people."),

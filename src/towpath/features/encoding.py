@@ -323,7 +323,7 @@ def _blank(kind: str, n: int) -> NDArray[Any]:
     if letter in "fi":
         return np.full(n, np.nan)
     if letter in "td":
-        return np.full(n, np.datetime64("NaT"), dtype="M8[us]" if letter == "t" else "M8[D]")
+        return np.full(n, np.datetime64("NaT", "us" if letter == "t" else "D"))
     return np.full(n, None, dtype=object)
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -27,17 +28,21 @@ __all__ = [
     "day_column",
     "day_files",
     "expire",
+    "follow",
     "landing",
     "newest",
     "put_file",
+    "read_file",
     "rows_of",
     "source",
     "write_rows",
     "write_run",
 ]
 
+_log = logging.getLogger("towpath.journal")
 ROOT = "journal"
 _GROUP_FILES = 60
+_PARQUET = b"PAR1"
 _LEVELS = 4
 _KEPT_MANIFESTS = 20
 _READERS = 16
@@ -105,7 +110,7 @@ def put_file(objects: Objects, table: str, day: str, name: str, data: "pa.Table"
 
     path = _path(table, day, name)
     buffer = io.BytesIO()
-    pq.write_table(data, buffer, compression="zstd")
+    pq.write_table(data, buffer, compression="zstd", write_page_checksum=True)
     try:
         objects.put_new(path, buffer.getvalue())
     except ConflictError:  # an earlier attempt got this far
@@ -128,7 +133,7 @@ def add(objects: Objects, table: str, day: str, files: Mapping[str, int], *, clo
     """
     while True:
         current = newest(objects, table, day)
-        old = set(current.files) if current else set[str]()
+        old = {*current.files, *current.left_out} if current else set[str]()
         new = [path for path in files if path not in old]
         if current and not new:
             return current
@@ -170,7 +175,11 @@ def compact(objects: Objects, table: str, day: str, *, owner: str, keep: Collect
         group = [path for path in small if _level(_name(path)) == level]
         if current is None or len(group) < _GROUP_FILES:
             continue
-        merged = rows_of(objects, table, group)
+        try:
+            merged = rows_of(objects, table, group)
+        except FormatError as error:  # the rows of the others are read as they are; whoever reads this day is told
+            _log.error("journal: %s of %s is not made one file: %s", table, day, error.what)
+            continue
         digest = hashlib.sha256("\n".join(group).encode()).hexdigest()[:16]
         path = put_file(objects, table, day, f"{owner}-merged{level + 1}-{digest}", merged)
         while not _replace(objects, current, group, path, clock):
@@ -199,10 +208,10 @@ def expire(objects: Objects, table: str, *, before: datetime, clock: Clock) -> i
         if datetime.fromisoformat(f"{day}T00:00+00:00") + timedelta(days=1) > before:
             continue
         current = newest(objects, table, day)
-        while current is not None and current.files:
+        while current is not None and (current.files or current.left_out):
             now = clock.now()
-            replaced = current.replaced | dict.fromkeys(current.files, now)
-            if _follow(objects, current, files=(), rows=0, replaced=replaced, written_at=now):
+            replaced = current.replaced | dict.fromkeys((*current.files, *current.left_out), now)
+            if _follow(objects, current, files=(), rows=0, replaced=replaced, left_out={}, written_at=now):
                 rows += current.rows
                 break
             current = newest(objects, table, day)
@@ -224,6 +233,20 @@ def _replace(objects: Objects, current: DayManifest, group: Sequence[str], path:
     for name in expired:
         objects.delete(name)
     return True
+
+
+def follow(
+    objects: Objects, current: DayManifest, changed: Callable[[DayManifest], DayManifest], *, clock: Clock
+) -> None:
+    """Change what a day names, whoever else does so at this moment."""
+    while True:
+        after = changed(current)
+        done = _follow(
+            objects, current, files=after.files, rows=after.rows, left_out=after.left_out, written_at=clock.now()
+        )
+        if done:
+            return
+        current = newest(objects, current.table, current.day) or current
 
 
 def _follow(objects: Objects, current: DayManifest, **changes: Any) -> bool:
@@ -282,21 +305,67 @@ def source(objects: Objects, table: str, files: Sequence[str]) -> "pa.Table | li
 
 
 def rows_of(objects: Objects, table: str, files: Sequence[str]) -> "pa.Table":
-    """The rows of some files, in their order; a column that an older file has not is null."""
+    """The rows of some files, in their order; a column that an older file has not is null.
+
+    Raises:
+        FormatError: One of them is damaged or gone.
+    """
+    import pyarrow as pa
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(lambda file: read_file(objects, file), files))
+    return pa.concat_tables([schema_of(table).empty_table(), *parts], promote_options="default")
+
+
+def read_file(objects: Objects, path: str) -> "pa.Table":
+    """The rows of one file, each page held against its checksum where it has one.
+
+    Raises:
+        FormatError: It is damaged or gone; the text says what was found, what is lost and how to go on.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with ThreadPoolExecutor(_READERS) as readers:
+    data = b""
+    try:
+        data = objects.get(path)
         # `pq.read_table` opens a data set for each file: 1.3 ms against 0.2, and a year of runs is 700 files.
-        parts = list(readers.map(lambda file: pq.ParquetFile(io.BytesIO(objects.get(file))).read(), files))
-    return pa.concat_tables([schema_of(table).empty_table(), *parts], promote_options="default")
+        return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
+    except UnknownError as error:
+        raise _damaged(objects, path, "it is gone") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(objects, path, _found_in(data, error)) from error
+
+
+def _found_in(data: bytes, error: Exception) -> str:
+    if not data:
+        return "it is empty"
+    if not data.startswith(_PARQUET):
+        return f"it begins with {data[:4]!r}, and a Parquet file with {_PARQUET!r}"
+    if not data.endswith(_PARQUET):
+        return f"it ends after {len(data):,} bytes without the foot of a Parquet file: it was cut short"
+    return f"its {len(data):,} bytes are damaged: {str(error).splitlines()[0].rstrip('.')}"
+
+
+def _damaged(objects: Objects, path: str, found: str) -> FormatError:
+    table, day = path.removeprefix(f"{ROOT}/").rsplit("/", 2)[:2]
+    return FormatError(
+        f"A file of the journal cannot be read, which holds {table} of {day}: '{path}'; {found}.",
+        objects.url,
+        f"put it back from a backup; or lose its rows, and only them: tow journal leave-out '{path}' --because '…'",
+    )
 
 
 def _read(objects: Objects, path: str) -> DayManifest:
     try:
         manifest = msgspec.json.decode(objects.get(path), type=DayManifest)
     except msgspec.DecodeError as error:
-        raise FormatError(f"The manifest '{path}' cannot be read: {error}", objects.url) from error
+        raise FormatError(
+            f"The manifest '{path}' cannot be read: {error}.",
+            objects.url,
+            "put it back from a backup; or remove it: the day is then what the manifest before it names, and tow journal check"
+            " says which files it does not",
+        ) from error
     if manifest.schema > SCHEMA:
         raise FormatError(
             f"The manifest '{path}' has schema {manifest.schema}; this Towpath reads up to {SCHEMA}.",

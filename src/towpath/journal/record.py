@@ -16,6 +16,7 @@ __all__ = [
     "Beside",
     "DayManifest",
     "LandedRow",
+    "LeftOut",
     "Outcome",
     "OutcomeRow",
     "RUN_COLUMNS",
@@ -293,6 +294,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A damaged file that a day is read without."""
+
+    at: datetime
+    by: str
+    because: str
+    rows: int | None = None
+    """How many were in it; null where the day cannot tell."""
+
+
 class DayManifest(msgspec.Struct, frozen=True, kw_only=True):
     """``journal/<table>/<day>/manifests/000007.json``: the files that make the day, so that no reader globs."""
 
@@ -305,3 +316,5 @@ class DayManifest(msgspec.Struct, frozen=True, kw_only=True):
     written_at: datetime
     replaced: dict[str, datetime] = {}
     """Small files that a larger one of `files` replaced, and when; removed after a grace for readers at work."""
+    left_out: dict[str, LeftOut] = {}
+    """Damaged files that the day is read without; the objects stay."""

@@ -6,6 +6,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from towpath.journal.damage import explanation
 from towpath.journal.days import day_files, rows_of, source
 from towpath.journal.unfold import schema_of
 from towpath.sql import Query
@@ -45,6 +46,7 @@ def views(
         until: Only predictions made before it.
 
     Raises:
+        FormatError: A file is damaged; one whose damage shows only when it is read says so then.
         UnavailableError: The store cannot be read.
     """
     as_of = utc(as_of)
@@ -53,6 +55,7 @@ def views(
         "predictions": day_files(objects, "predictions", since=since, until=until),
         "outcomes": day_files(objects, "outcomes", since=earlier),
     }
+    engine.when_refused(explanation(objects, [file for paths in files.values() for file in paths]))
     for table, paths in files.items():
         engine.register(f"journal.{table}", source(objects, table, paths), at_least=schema_of(table))
     engine.register("journal.runs", _runs(objects, earlier))

@@ -10,6 +10,8 @@ import msgspec
 from towpath import fleet, journal, monitors
 from towpath.errors import UnavailableError, UnknownError, nearest
 from towpath.fleet import FleetRow, Member
+from towpath.journal import Suspect
+from towpath.journal.record import LeftOut
 from towpath.monitors import Incident, Monitor, Watched
 from towpath.platform import shown
 from towpath.platform import skew as skewed
@@ -81,6 +83,19 @@ class Watch:
         return journal.flush(
             platform.folder / platform.settings.serving.journal, platform.objects, clock=platform.clock
         ).rows
+
+    def examine(self) -> list[Suspect]:
+        """Read every file of the journal whole; gives those that are damaged, left out, or named by no day."""
+        return journal.examine(self._platform.objects)
+
+    def leave_out(self, path: str, *, because: str) -> LeftOut:
+        """Let the day of a damaged file be read without it; see `towpath.journal.leave_out`."""
+        platform = self._platform
+        return journal.leave_out(platform.objects, path, because=because, by=platform.who, clock=platform.clock)
+
+    def take_back(self, path: str) -> int:
+        """Name a file in its day again, now that it is whole; gives its rows."""
+        return journal.take_back(self._platform.objects, path, clock=self._platform.clock)
 
     def sql(self, text: str, *, since: datetime | None = None, until: datetime | None = None) -> "pa.Table":
         """One SELECT over the journal's views; see `Platform.sql`."""

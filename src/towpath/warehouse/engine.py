@@ -4,8 +4,8 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +63,7 @@ class Engine:
         )
         self._connection.execute("set global TimeZone = 'UTC'")
         self._tables: dict[str, pa.Table] = {}
+        self._explanations: list[Callable[[str], TowpathError | None]] = []
         self._lock = threading.RLock()
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._spill, ignore_errors=True)
 
@@ -97,7 +98,7 @@ class Engine:
         if not 1 <= len(parts) <= 2 or not all(parts):  # noqa: PLR2004 - schema and table
             raise ProjectError(f"'{name}' is no table name.", name, "table, or schema.table")
         target = ".".join(quoted(part) for part in parts)
-        with self._lock, _foreign_errors(name):
+        with self._lock, self._errors(name):
             if len(parts) > 1:
                 self._connection.execute(f"create schema if not exists {quoted(parts[0])}")
             if isinstance(data, pa.RecordBatchReader):
@@ -144,13 +145,21 @@ class Engine:
         Raises:
             ProjectError: The engine refuses the SQL, or a parameter has no value.
         """
-        with self._lock, _foreign_errors(query.path):
+        with self._lock, self._errors(query.path):
             self._connection.execute(f"create or replace view {quoted(name)} as\n{_inlined(query, parameters)}")
+
+    def when_refused(self, explain: Callable[[str], TowpathError | None]) -> None:
+        """Ask somebody who knows the files better, when they cannot be read.
+
+        Args:
+            explain: Takes the engine's own words; gives the error to raise in place of the engine's, or None.
+        """
+        self._explanations.append(explain)
 
     def forget(self, name: str) -> None:
         """Take a name away again; no error where there is none."""
         target = ".".join(quoted(part) for part in name.split("."))
-        with self._lock, _foreign_errors(name):
+        with self._lock, self._errors(name):
             self._connection.execute(f"drop view if exists {target}")
             if self._tables.pop(f"arrow of {name}", None) is not None:
                 self._connection.unregister(f"arrow of {name}")
@@ -246,11 +255,17 @@ class Engine:
             self._tables.clear()
             self._finalizer()
 
+    def _explained(self, said: str) -> TowpathError | None:
+        return next((error for explain in self._explanations if (error := explain(said)) is not None), None)
+
+    def _errors(self, where: str) -> AbstractContextManager[None]:
+        return _foreign_errors(where, self._explained)
+
     @contextmanager
     def _session(self, sql: str | Query) -> Generator["tuple[duckdb.DuckDBPyConnection, str]"]:
         """A cursor of its own, so that a reader that is still open survives the next query; and the SQL as text."""
         where, text = (sql.path, sql.in_dialect("duckdb")) if isinstance(sql, Query) else ("", sql.strip().rstrip(";"))
-        with _foreign_errors(where):
+        with self._errors(where):
             with self._lock:
                 cursor = self._connection.cursor()
                 # What is registered on one cursor is unknown to the next.
@@ -324,9 +339,11 @@ def _converted(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch"
 
 
 @contextmanager
-def _foreign_errors(where: str) -> Generator[None]:
+def _foreign_errors(where: str, explained: Callable[[str], TowpathError | None]) -> Generator[None]:
     """Turn what DuckDB raises into ours."""
     import duckdb
+
+    of_the_text = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException, duckdb.ParserException)
 
     try:
         yield
@@ -340,6 +357,9 @@ def _foreign_errors(where: str) -> Generator[None]:
             raise ResourceError(
                 f"The query needs more memory than it may use: {_said(error)}", where, "raise warehouse.memory_mib"
             ) from error
+        better = None if isinstance(error, of_the_text) else explained(str(error))
+        if better is not None:
+            raise better from error
         raise ProjectError(f"The warehouse refuses: {_said(error)}", where, "mend the SQL or the table") from error
 
 
