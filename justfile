@@ -32,6 +32,24 @@ sql:
 test:
     uv run pytest -q -m "not slow and not nightly"
 
+# the suite on each interpreter that is present, or on those named: just pythons 3.12; an environment of its own for each
+pythons *versions="3.11 3.12 3.13 3.14":
+    #!/usr/bin/env bash
+    set -uo pipefail
+    export UV_PYTHON_DOWNLOADS=never PYENV_VERSION="$(pyenv versions --bare 2>/dev/null | sort -rV | paste -sd:)"
+    unset VIRTUAL_ENV
+    failed=""
+    for version in {{versions}}; do
+        if ! python=$(uv python find --no-project --system "$version" 2>/dev/null); then
+            echo "Python $version: not here"
+            continue
+        fi
+        echo "Python $version: $python"
+        export UV_PROJECT_ENVIRONMENT=".pythons/$version"
+        uv sync --quiet --python "$python" && uv run pytest -q -p no:cacheprovider || failed="$failed $version"
+    done
+    [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
+
 docs:
     uv run pytest -q tests/test_docs.py
 

@@ -60,6 +60,11 @@ def test_a_row_that_release_one_wrote_is_read() -> None:
 def test_nulls_and_absent_rows_are_null_in_the_way_of_their_type() -> None:
     rows = [None, encode(batch().columns, SCHEMA)[1], None]
     decoded = decode(rows, SCHEMA, [*COLUMNS, "added later"], now_us=3, ttl_us=None)
+    more = decode(
+        rows, SCHEMA, ["a", "b"], now_us=3, ttl_us=None, types={"a": "timestamp[us, tz=UTC]", "b": "date32[day]"}
+    )
+    assert [str(column.dtype) for column in more.columns.values()] == ["datetime64[us]", "datetime64[D]"]
+    assert all(np.isnat(column).all() for column in more.columns.values())
     assert np.isnan(decoded.columns["price"]).all()
     assert np.isnan(decoded.columns["units"]).all()
     assert np.isnan(decoded.columns["added later"]).all()
