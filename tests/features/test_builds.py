@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 
 from towpath import features
 from towpath.clock import FixedClock
@@ -237,6 +238,15 @@ def test_a_value_that_was_changed_in_place_is_not_seen_and_the_plan_says_so(stan
     assert (again.work, again.unseen) == ("since", "")
 
 
+def test_a_row_that_lands_late_and_within_the_lookback_is_no_reason_to_build_everything(stand: Stand) -> None:
+    rows = [Row("1", 0, 0, 1)]
+    view = stand.view(rows, created_time="created", lookback="5ms")
+    stand.build(view, 100)
+    stand.land(view.name, [*rows, Row("2", 3, 98, 2), Row("é", 3, 96, 3)])
+    assert stand.build(view, 110).work == "since"
+    assert stand.read(view, ["1", "2", "é"], 110) == [1.0, 2.0, 3.0]
+
+
 def test_a_row_that_landed_behind_the_lookback_is_noticed(stand: Stand) -> None:
     rows = [Row("1", 0, 0, 1)]
     view = stand.view(rows, created_time="created", lookback="5ms")
@@ -375,6 +385,48 @@ def test_rows_that_are_written_while_everything_is_built_survive_the_swap(stand:
     features.build(view, stand.warehouse, stand.online, as_of=moment(40), full=True, clock=CLOCK, progress=push)
     # then it is there afterwards
     assert stand.read(view, ["1", "2"], 40) == [1.0, 2.0]
+
+
+class _Slow:
+    """An online store of which the first write of rows is so slow that a whole build begins and ends meanwhile."""
+
+    def __init__(self, online: OnlineStore, table: str) -> None:
+        self._online, self._table, self._meanwhile = online, table, True
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._online, name)
+
+    def write(self, table: str, rows: list[tuple[bytes, bytes]]) -> None:
+        if rows and table == self._table and self._meanwhile:
+            self._meanwhile = False
+            state = builds.build_state(self._online, self._table)
+            assert state is not None
+            announced = builds.begin_beside(self._online, self._table, state)
+            builds.swap(self._online, self._table, announced, state)
+        self._online.write(table, rows)
+
+
+def test_rows_that_were_on_their_way_while_a_swap_came_are_in_the_new_table_too(stand: Stand) -> None:
+    view = stand.view([], created_time="created")
+    builds.write_rows(stand.online, view.table, [])
+    builds.write_rows(_Slow(stand.online, view.table), view.table, [(b"k", bytes(18))])  # pyright: ignore[reportArgumentType]
+    now = builds.rows_table(stand.online, view.table)
+    assert now != view.table
+    assert stand.online.read(now, [b"k"]) == [bytes(18)]
+
+
+def test_a_builder_whose_table_another_took_over_does_not_swap(stand: Stand) -> None:
+    view = stand.view([], created_time="created")
+    mine = builds.begin_beside(stand.online, view.table, None)
+    assert mine.beside is not None
+    other = replace(mine.beside, table=f"{mine.beside.table}0")
+    builds.put_state(stand.online, view.table, replace(mine, step=mine.step + 1, beside=other))
+    with pytest.raises(ConflictError, match="took over from this one"):
+        builds.swap(stand.online, view.table, mine, mine)
+    builds.give_up(stand.online, view.table, mine)
+    state = builds.build_state(stand.online, view.table)
+    assert state is not None
+    assert state.beside == other
 
 
 def test_two_processes_do_not_build_everything_of_one_view(stand: Stand) -> None:

@@ -1,6 +1,7 @@
 """Pushed rows beside history: whatever is pushed, landed, flushed and built in whatever order, online equals offline."""
 
 import itertools
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,18 @@ def test_pushed_rows_stay_as_long_as_the_view_says_and_builds_do_not_take_that_f
         assert sorted({one["x"] for one in landing(platform)}) == [1.0, 2.0]
         assert (built.work, built.entities) == ("since", 2)
         assert platform.features.read(["clicks.x"], {"id": ["a", "b"]})["clicks.x"].tolist() == [2.0, 2.0]
+
+
+def test_a_whole_build_does_not_take_back_what_another_machine_has_pushed_and_not_flushed(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    with opened(folder, at(5)) as platform:
+        platform.features.build()
+        platform.features.push("clicks", row("a", 3, 1.5))
+    shutil.rmtree(folder / ".towpath" / "journal")  # it lies on that machine's disk
+    with opened(folder, at(6)) as platform:
+        assert platform.features.build(full=True)["clicks"].work == "everything"
+        assert landing(platform) == []
+        assert platform.features.read(["clicks.x"], {"id": ["a"]})["clicks.x"].tolist() == [1.5]
 
 
 WITH = """/* ---
