@@ -4,7 +4,8 @@ TowpathError
 ├── CallerError        the one who called mends it; 4xx on the wire
 │   ├── InputError         a value that cannot be read or does not fit            400  input
 │   ├── UnknownError       no model, view, run or key of that name                404  unknown
-│   ├── DeniedError        no key, a wrong key, or not allowed                    401  denied
+│   ├── DeniedError        no key, or one that is unknown, expired or revoked     401  denied
+│   ├── ForbiddenError     a right key that may not do this                       403  forbidden
 │   ├── TooLargeError      a body, a file or a number over its limit              413  too_large
 │   └── QuotaError         more than the consumer's quota                         429  quota
 ├── OwnerError         the one who owns the model, project or platform mends it; 500 is never sent, see `code`
@@ -30,6 +31,7 @@ __all__ = [
     "ConflictError",
     "DeniedError",
     "ExtraError",
+    "ForbiddenError",
     "FormatError",
     "InputError",
     "ModelError",
@@ -101,10 +103,17 @@ class UnknownError(CallerError):
 
 
 class DeniedError(CallerError):
-    """No key, a wrong key, or a key that may not do this."""
+    """No key, or one that is unknown, expired or revoked."""
 
     code = "denied"
     status = 401
+
+
+class ForbiddenError(CallerError):
+    """The key is right, and may not do this; the text names the scope or the model."""
+
+    code = "forbidden"
+    status = 403
 
 
 class TooLargeError(CallerError):
@@ -115,10 +124,22 @@ class TooLargeError(CallerError):
 
 
 class QuotaError(CallerError):
-    """The consumer used up what was agreed."""
+    """The consumer used up what was agreed.
+
+    Args:
+        what: Whose quota, and how much it is.
+        where: Where it stands.
+        mend: What to do next.
+        retry_after_s: When the request would be taken.
+    """
 
     code = "quota"
     status = 429
+
+    def __init__(self, what: str, where: str = "", mend: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(what, where, mend)
+        self.args = (what, where, mend, retry_after_s)
+        self.retry_after_s = retry_after_s
 
 
 class OwnerError(TowpathError):

@@ -65,7 +65,8 @@ from towpath.registry.versions import VersionClaim
 from towpath.serving.answer import Answer, AnswerRow, WireError
 from towpath.serving.push import PushAnswer
 from towpath.sql import Query
-from towpath.traffic.consumers import Consumer
+from towpath.traffic.consumer import Consumer, ConsumerKey, ConsumerV1, Quota, Sla
+from towpath.traffic.seen import Seen, SeenKey
 from towpath.types import REASONS, utc
 from towpath.warehouse import TableState
 
@@ -367,8 +368,35 @@ STORED: dict[str, msgspec.Struct] = {
     ),
     "model_claim.json": Claim(project="shop", team="fresh", claimed_at=AT, by="mira"),
     "version_claim.json": VersionClaim(run_id="0195f2a4c1d07e4c"),
-    "consumer.json": Consumer(
+    "consumer.json": ConsumerV1(
         name="web_shop", team="web", key_sha256=DIGEST.removeprefix("sha256:"), created_at=AT, created_by="mira"
+    ),
+    "consumer_2.json": Consumer(
+        name="web-shop",
+        team="web",
+        revision=3,
+        keys=(
+            ConsumerKey(id="first", sha256=DIGEST.removeprefix("sha256:"), created_at=AT, revoked_at=LATER),
+            ConsumerKey(
+                id="0b1c2d3e4f",
+                hmac_sha256=DIGEST.removeprefix("sha256:"),
+                pepper="514dad03",
+                created_at=AT,
+                expires_at=LATER,
+            ),
+        ),
+        scopes=("predict", "outcomes", "features", "manage"),
+        models=("demand",),
+        quota=Quota(requests_per_s=100.0, rows_per_s=5_000.0),
+        sla=Sla(p99_ms=20.0, availability_share=0.999),
+        created_at=AT,
+        created_by="mira",
+        change="rotated",
+        changed_at=LATER,
+        changed_by="ana",
+    ),
+    "seen.json": Seen(
+        server="host-1-0", written_at=LATER, keys=(SeenKey(consumer="web-shop", key="0b1c2d3e4f", at=AT),)
     ),
     "answer.json": Answer(
         model="demand",
