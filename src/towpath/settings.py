@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "masked",
     "secret",
+    "without_project",
 ]
 
 _PREFIX = "TOWPATH__"
@@ -67,6 +68,9 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """After this a read for a model is given up, and its features count as missing."""
     keys: str = ".towpath/keys"
     """Folder of the signing key and of the public keys that are trusted."""
+    pepper: str = ""
+    """The secret that consumers' keys are hashed with: ``env:NAME`` or ``file:PATH``; the file ``pepper`` in the folder of keys
+    unless given. Every server needs the same one."""
 
 
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,6 +88,28 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """A larger request is refused with 413 before it is read."""
     max_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """Rows of one request."""
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096
+    """HTTP connections of one worker; whoever comes beyond is told 503."""
+    max_header_bytes: Annotated[int, Meta(ge=1_024, le=1_048_576)] = 32_768
+    """Path and headers of a request, and gRPC metadata; beyond it 431."""
+    max_headers: Annotated[int, Meta(ge=8, le=10_000)] = 100
+    """Headers of a request; beyond it 431."""
+    max_streams: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """gRPC calls that one connection may have open at once; further ones wait at the caller."""
+    header_timeout_s: Annotated[float, Meta(ge=0.1, le=3_600)] = 10.0
+    """A head that takes longer is given up with 408; also how long a slow body is borne before its speed is measured."""
+    min_body_bytes_per_s: Annotated[int, Meta(ge=0, le=1_073_741_824)] = 1_000
+    """A body that comes slower is given up with 408; 0 waits for ever."""
+    idle_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] = 75.0
+    """A connection without a request, or whose caller does not read its answer, is closed after so long."""
+    quota_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Part of each consumer's quota that this server grants; 0.25 behind a balancer over four."""
+    tls_cert: str = ""
+    """PEM file of the certificate and its chain: HTTP and gRPC then speak TLS only. A renewed file is taken up by itself."""
+    tls_key: str = ""
+    """PEM file of the certificate's private key, without a password; the certificate's own file unless given."""
+    access_log: str = ""
+    """One JSON line a request to ``stderr`` or to a file; empty for none. Never a body, a key, a query or a header."""
     poll_ms: Annotated[int, Meta(ge=50, le=60_000)] = 500
     """How often promotions and kill switches are looked for."""
     prove_s: Annotated[int, Meta(ge=0, le=86_400)] = 60
@@ -181,13 +207,25 @@ def load(folder: Path, variables: Mapping[str, str] | None = None) -> Settings:
         )
     raw = _laid_over(raw, environments.get(chosen, {})) | {"environment": chosen}
     raw = _laid_over(raw, _from_variables(variables))
-    try:
-        return msgspec.convert(raw, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        known = [f.name for f in msgspec.structs.fields(Settings)]
-        raise ProjectError(
-            "The settings are wrong.", str(path), f"sections are {', '.join(known)}", [f"towpath.toml: {error}"]
-        ) from error
+    return _converted(raw, str(path))
+
+
+def without_project(variables: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a server that has no project folder: defaults, and the ``TOWPATH__SECTION__KEY`` variables over them.
+
+    Args:
+        variables: The process environment; `os.environ` unless given.
+
+    Raises:
+        ProjectError: A variable is unknown or out of bounds.
+
+    Example:
+        >>> without_project({"TOWPATH__SERVING__WORKERS": "4"}).serving.workers
+        4
+    """
+    variables = os.environ if variables is None else variables
+    raw = {"project": {"name": "local"}, "environment": variables.get("TOWPATH_ENV", "local")}
+    return _converted(_laid_over(raw, _from_variables(variables)), "the environment")
 
 
 def masked(url: str) -> str:
@@ -229,6 +267,16 @@ def secret(value: str, folder: Path, variables: Mapping[str, str] | None = None)
                 f"The file '{rest}' cannot be read: {error.strerror}.", value, "check the path and its rights"
             ) from error
     return value
+
+
+def _converted(raw: Mapping[str, object], where: str) -> Settings:
+    try:
+        return msgspec.convert(raw, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        known = [f.name for f in msgspec.structs.fields(Settings)]
+        raise ProjectError(
+            "The settings are wrong.", where, f"sections are {', '.join(known)}", [f"towpath.toml: {error}"]
+        ) from error
 
 
 def _from_variables(variables: Mapping[str, str]) -> dict[str, object]:

@@ -4,10 +4,9 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import (  # noqa: TID253 - imported with uvicorn, by the worker
-    STATUS_LINE,
-    HttpToolsProtocol,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE  # noqa: TID253 - imported with uvicorn, by the worker
+
+from towpath.serving.limited import BETWEEN, BODY, HEAD, LimitedProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +20,9 @@ __all__ = ["ShortWayProtocol"]
 _SHORT_BYTES = 64 << 10
 """Bodies up to here are collected before anybody is asked."""
 _LENGTH_DIGITS = 5
-_QUICK_AGAIN_S = 1.0
 
 
-class ShortWayProtocol(HttpToolsProtocol):
+class ShortWayProtocol(LimitedProtocol):
     """Answers ``POST`` with a small body of known length by `towpath.serving.http.App.respond`.
 
     uvicorn makes a scope, a cycle, an event, a task and a timer for each request, and writes head and body one after the
@@ -42,18 +40,21 @@ class ShortWayProtocol(HttpToolsProtocol):
         """Whether the request that the parser is in goes the short way."""
         self._given: Mapping[bytes, bytes] = {}
         self._body = b""
-        self._quiet_since = 0.0
 
     # what the parser calls
 
     def on_message_begin(self) -> None:
         """A request begins; what uvicorn makes here is made when it turns out to be needed."""
+        self._phase, self._open_since = HEAD, 0.0
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
         """Choose the way."""
+        if self._suspect or len(self.headers) > self._limits.headers:
+            self.check_head()
+        self._phase, self._open_since = BODY, 0.0
         given = dict(self.headers)
         if self._is_short(given):
             self._reading, self._given, self._body = True, given, b""
@@ -63,6 +64,7 @@ class ShortWayProtocol(HttpToolsProtocol):
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
+        self._phase = BODY
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)  # the scope has this very list
         super().on_headers_complete()
@@ -79,7 +81,7 @@ class ShortWayProtocol(HttpToolsProtocol):
         if not self._reading:
             super().on_message_complete()
             return
-        self._reading = False
+        self._reading, self._phase = False, BETWEEN
         answer: Answering = self._respond("POST", self.url.decode("ascii"), self._given, self._body)
         try:
             waits_for = answer.send(None)
@@ -142,8 +144,6 @@ class ShortWayProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    # how long a connection may be quiet: one timer a connection that looks at the clock, and not one a request
-
     def on_response_complete(self) -> None:
         """Start what is pipelined, or wait for the next request."""
         self.server_state.total_requests += 1
@@ -154,45 +154,24 @@ class ShortWayProtocol(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
             return
-        self._quiet_since = self.loop.time()
+        now = self._quiet_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
-            self._look_again(self.timeout_keep_alive)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that was quiet for too long."""
-        self.timeout_keep_alive_task = None
-        if self.transport.is_closing():
-            return
-        left = self._quiet_since + self.timeout_keep_alive - self.loop.time()
-        if not self.cycle.response_complete:  # there is one, or the timer would not run
-            left = max(left, _QUICK_AGAIN_S)
-        if left > 0:
-            self._look_again(left)
-        else:
-            self.transport.close()
+            self._wake_by(now + self._limits.idle_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller went away."""
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
         self._reading = False
         super().connection_lost(exc)
-
-    def _unset_keepalive_if_required(self) -> None:
-        """Uvicorn cancels its timer with each packet; ours stays."""
-
-    def _look_again(self, in_s: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(in_s, self.timeout_keep_alive_handler)
 
 
 class _Short:
     """Stands where uvicorn keeps its request in progress, so that pipelining, draining and a lost connection see ours."""
 
-    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
+    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started")
 
     def __init__(self) -> None:
         self.response_complete = True
+        self.response_started = False
         self.keep_alive = True
         self.disconnected = False
         self.message_event = self
