@@ -32,7 +32,7 @@ from towpath.serving.served import Served
 from towpath.settings import WarehouseSettings
 from towpath.sql import Query
 from towpath.stores.online import OnlineStore, open_online
-from towpath.traffic import Consumers
+from towpath.traffic import ConsumerBook, make_pepper
 from towpath.types import micros
 from towpath.warehouse import open_warehouse
 
@@ -241,7 +241,8 @@ def test_only_those_with_a_key_may_push_where_there_are_keys(tmp_path: Path, sto
     from towpath.stores.objects import Objects
 
     own.objects = Objects(own.url)
-    key = Consumers(own.objects).add("till", team="shop", at=datetime(2026, 1, 1, tzinfo=UTC))
+    book = ConsumerBook(own.objects, make_pepper(own.keys))
+    key = book.add("till", team="shop", scopes=("features",), at=datetime(2026, 1, 1, tzinfo=UTC))
     with own.server() as server:
         url = f"http://127.0.0.1:{server.ports.http}/features/sales"
         assert httpx.post(url, json=row("keyed")).status_code == 401

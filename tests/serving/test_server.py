@@ -45,7 +45,7 @@ from towpath.settings import ServingSettings, WarehouseSettings
 from towpath.sql import Query
 from towpath.stores.objects import Objects
 from towpath.stores.online import open_online
-from towpath.traffic import Consumers
+from towpath.traffic import ConsumerBook, make_pepper
 from towpath.warehouse import open_warehouse
 
 triton_grpc: Any = tritonclient.grpc  # it has no types
@@ -423,7 +423,7 @@ def test_an_onnx_file_answers_rows_and_one_tensor_under_any_name(tmp_path: Path)
 
 def test_where_consumers_exist_only_their_keys_are_answered(store: Store) -> None:
     store.promote(store.publish(5.0))
-    key = Consumers(store.objects).add("brand_a", team="brand", at=AT)
+    key = ConsumerBook(store.objects, make_pepper(store.keys)).add("brand-a", team="brand", at=AT)
     with store.server() as server:
         url = f"http://127.0.0.1:{server.ports.http}/predict/demand"
         denied = httpx.post(url, json=ROW)

@@ -1,6 +1,5 @@
 """``tow serve``: a project, a store, or a bare model file, over HTTP and gRPC."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,8 @@ from towpath.cli.options import project_option
 from towpath.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from towpath.serving.worker import Ports
 
 
@@ -71,25 +72,27 @@ def _settings(base: Any, given: dict[str, Any]) -> Any:
 
 def _serve_file(file: Path, given: dict[str, Any]) -> int:
     from towpath.serving.server import serve_file
-    from towpath.settings import ServingSettings
+    from towpath.settings import without_project
 
+    settings = _settings(without_project().serving, given)
     return serve_file(
         file,
-        settings=_settings(ServingSettings(), given),
+        settings=settings,
         name=given["name"],
         trust_pickle=given["trust_pickle"],
         state=given["state"],
         insecure_open=given["insecure_open"],
-        on_ready=_say,
+        on_ready=_saying(settings),
         on_state=lambda folder: click.echo(f"state: {folder}"),
     )
 
 
 def _serve_store(given: dict[str, Any]) -> int:
     from towpath.serving.server import serve_store
-    from towpath.settings import ServingSettings, StoreSettings
+    from towpath.settings import without_project
 
-    stores = StoreSettings()
+    settings = without_project()
+    stores, serving = settings.stores, _settings(settings.serving, given)
     here = Path.cwd()
     keys = given["keys"] or here / stores.keys
     if not any(keys.glob("*.pub")):
@@ -99,17 +102,18 @@ def _serve_store(given: dict[str, Any]) -> int:
             "copy the .pub files of .towpath/keys from the project that publishes",
         )
     return serve_store(
-        _settings(ServingSettings(), given),
+        serving,
         objects_url=given["store"],
         online_url=given["online"] or stores.online,
         online_timeout_ms=stores.online_timeout_ms,
         keys=keys,
+        pepper=stores.pepper,
         folder=here,
         state=given["state"],
-        environment=os.environ.get("TOWPATH_ENV", "local"),
+        environment=settings.environment,
         models=given["models"],
         insecure_open=given["insecure_open"],
-        on_ready=_say,
+        on_ready=_saying(serving),
     )
 
 
@@ -119,23 +123,29 @@ def _serve_project(project: Path, given: dict[str, Any]) -> int:
     from towpath.settings import secret
 
     with Platform.open(project) as platform:
-        stores = platform.settings.stores
+        stores, serving = platform.settings.stores, _settings(platform.settings.serving, given)
         return serve_store(
-            _settings(platform.settings.serving, given),
+            serving,
             objects_url=secret(stores.objects, platform.folder, platform.variables),
             online_url=secret(stores.online, platform.folder, platform.variables),
             online_timeout_ms=stores.online_timeout_ms,
             keys=platform.keys,
+            pepper=stores.pepper,
             folder=platform.folder,
             state=given["state"],
             environment=platform.settings.environment,
             models=given["models"],
             insecure_open=given["insecure_open"],
             clock=platform.clock,
-            on_ready=_say,
+            on_ready=_saying(serving),
         )
 
 
-def _say(ports: "Ports") -> None:
-    click.echo(f"http: http://{ports.host}:{ports.http}")
-    click.echo(f"grpc: {ports.host}:{ports.grpc}")
+def _saying(settings: Any) -> "Callable[[Ports], None]":
+    scheme, secure = ("https", ", TLS") if settings.tls_cert else ("http", "")
+
+    def say(ports: "Ports") -> None:
+        click.echo(f"http: {scheme}://{ports.host}:{ports.http}")
+        click.echo(f"grpc: {ports.host}:{ports.grpc}{secure}")
+
+    return say

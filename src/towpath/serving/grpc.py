@@ -1,13 +1,15 @@
 """gRPC: the Open Inference Protocol beside HTTP, in the same event loop and with the same answers."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from towpath.errors import CallerError, InputError, TowpathError, UnavailableError
+from towpath.errors import CallerError, InputError, QuotaError, TowpathError, UnavailableError
 from towpath.serving import oip
+from towpath.serving.access import AccessLog
 from towpath.serving.http import Health
 from towpath.serving.infer import ask_of, model_metadata, server_metadata, tensors_of, towpath_parameters, version_of
 from towpath.serving.metrics import Meter
@@ -24,10 +26,15 @@ __all__ = ["CODES", "GrpcService", "grpc_server"]
 _log = logging.getLogger("towpath.serving")
 _MARGIN_S = 0.005
 _MARGIN_SHARE = 0.1
+_PING_MS = 10_000
+_ALIVE_MS = 60_000
+_IDLE_MS = 1_800_000
+"""A gRPC channel keeps one connection on purpose; half an hour without a call is when nobody holds it any more."""
 CODES = {
     "input": "INVALID_ARGUMENT",
     "unknown": "NOT_FOUND",
     "denied": "UNAUTHENTICATED",
+    "forbidden": "PERMISSION_DENIED",
     "too_large": "RESOURCE_EXHAUSTED",
     "quota": "RESOURCE_EXHAUSTED",
     "overloaded": "RESOURCE_EXHAUSTED",
@@ -59,6 +66,7 @@ class GrpcService:
         health: Of this worker.
         meter: Counts.
         settings: Limits.
+        access: Takes a line for each call; none where nobody asked for it.
         insecure_open: Said in the metadata.
     """
 
@@ -70,6 +78,7 @@ class GrpcService:
         health: Health,
         meter: Meter,
         settings: ServingSettings,
+        access: AccessLog | None = None,
         insecure_open: bool = False,
     ) -> None:
         self._responder = responder
@@ -77,6 +86,7 @@ class GrpcService:
         self._health = health
         self._meter = meter
         self._max_rows = settings.max_rows
+        self._access = access
         self._insecure_open = insecure_open
         self._messages = messages()
 
@@ -114,8 +124,7 @@ class GrpcService:
     async def model_infer(self, request: Any, context: Any) -> Any:
         """Tensors in, tensors out: raw where the caller sent raw, typed where it sent typed."""
         metadata: Mapping[str, Any] = dict(context.invocation_metadata() or ())
-        authorization = metadata.get("authorization")
-        consumer = self._consumers.name_of(None if authorization is None else str(authorization).encode("latin-1"))
+        caller = self._consumers.admit(_authorization(metadata), "predict", request.model_name)
         deployment = self._responder.deployment(request.model_name)
         version = version_of(deployment, request.model_version)
         raw = bool(request.raw_input_contents)
@@ -123,12 +132,13 @@ class GrpcService:
             deployment,
             _decoded(request),
             max_rows=self._max_rows,
-            consumer=consumer,
+            consumer=caller.name,
             request_id=str(metadata.get("x-request-id", "")) or request.id,
             protocol="grpc",
             version=version,
             timeout_s=_timeout_s(context.time_remaining()),
         )
+        caller.take_rows(ask.rows_count)
         steps = self._responder.steps(deployment, ask)
         try:
             call = next(steps)
@@ -153,8 +163,31 @@ class GrpcService:
             _write(response, one, raw=raw or any(t.datatype == "FP16" for t in tensors))
         return response
 
-    def handled(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        """The method, with our errors as gRPC's."""
+    def handled(self, name: str, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        """The method, with our errors as gRPC's and its line in the access log."""
+        if self._access is None:
+            return self._with_our_errors(method)
+        answer, access = self._with_our_errors(method), self._access
+
+        async def logged(request: Any, context: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return await answer(request, context)
+            finally:
+                metadata: Mapping[str, Any] = dict(context.invocation_metadata() or ())
+                access.line(
+                    protocol="grpc",
+                    method=name,
+                    path=getattr(request, "model_name", "") or getattr(request, "name", ""),
+                    status=getattr(context.code(), "name", None) or "OK",
+                    ms=(time.perf_counter() - start) * 1e3,
+                    consumer=self._consumers.name_of(_authorization(metadata)),
+                    request_id=str(metadata.get("x-request-id", "")) or getattr(request, "id", ""),
+                )
+
+        return logged
+
+    def _with_our_errors(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         import grpc
 
         async def answer(request: Any, context: Any) -> Any:
@@ -165,10 +198,14 @@ class GrpcService:
             except Exception:  # noqa: BLE001 - the edge: a fault of ours is logged whole and told plainly
                 _log.exception("a gRPC request failed")
                 error = UnavailableError("The request could not be answered.", mend="try again later")
-            self._meter.refused(error.code)
+            metadata: Mapping[str, Any] = dict(context.invocation_metadata() or ())
+            self._meter.refused(error.code, self._consumers.name_of(_authorization(metadata)))
             code = CODES.get(error.code, "INVALID_ARGUMENT" if isinstance(error, CallerError) else "UNAVAILABLE")
             text = f"{error.what} {error.mend}".strip()
-            return await context.abort(getattr(grpc.StatusCode, code), text, (("towpath-code", error.code),))
+            trailing = [("towpath-code", error.code)]
+            if isinstance(error, QuotaError):  # what clients with a retry policy wait for
+                trailing.append(("grpc-retry-pushback-ms", str(max(1, round(error.retry_after_s * 1e3)))))
+            return await context.abort(getattr(grpc.StatusCode, code), text, tuple(trailing))
 
         return answer
 
@@ -189,7 +226,7 @@ def grpc_server(service: GrpcService, *, settings: ServingSettings, reuse_port: 
     }
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            service.handled(methods[name]),
+            service.handled(name, methods[name]),
             request_deserializer=known[f"{name}Request"].FromString,
             response_serializer=known[f"{name}Response"].SerializeToString,
         )
@@ -200,10 +237,27 @@ def grpc_server(service: GrpcService, *, settings: ServingSettings, reuse_port: 
             ("grpc.so_reuseport", int(reuse_port)),
             ("grpc.max_receive_message_length", settings.max_body_bytes),
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", settings.max_header_bytes),
+            ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+            ("grpc.max_concurrent_streams", settings.max_streams),
+            ("grpc.http.overload_protection", 0),
+            ("grpc.server_handshake_timeout_ms", int(settings.header_timeout_s * 1e3)),
+            # a caller that pings more often than this, or is gone without a word, is let go
+            ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS),
+            ("grpc.http2.max_ping_strikes", 3),
+            ("grpc.keepalive_time_ms", _ALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _ALIVE_MS // 3),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.max_connection_idle_ms", _IDLE_MS),
         ]
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     return server
+
+
+def _authorization(metadata: Mapping[str, Any]) -> bytes | None:
+    found = metadata.get("authorization")
+    return None if found is None else str(found).encode("latin-1", "replace")
 
 
 def _timeout_s(remaining_s: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
@@ -15,6 +16,7 @@ from towpath.errors import (
     CallerError,
     DeniedError,
     InputError,
+    QuotaError,
     RetryError,
     TooLargeError,
     TowpathError,
@@ -25,6 +27,7 @@ from towpath.errors import (
 from towpath.features import View
 from towpath.journal.record import Outcome, OutcomeRow
 from towpath.serving import oip
+from towpath.serving.access import AccessLog
 from towpath.serving.answer import WireError
 from towpath.serving.answered import Answered, Ask
 from towpath.serving.deployment import Deployment
@@ -36,12 +39,14 @@ from towpath.serving.infer import (
     towpath_parameters,
     version_of,
 )
+from towpath.serving.limits import Limits
+from towpath.serving.manage import Manager, ManagerDoor, Switched, no_manager
 from towpath.serving.metrics import Meter
 from towpath.serving.push import Pusher, pushed_views, view_called
 from towpath.serving.responder import Responder
 from towpath.serving.turn import Turn
 from towpath.settings import ServingSettings
-from towpath.traffic import Consumers
+from towpath.traffic import Caller, Consumers
 
 __all__ = ["App", "Health", "OutcomeWriter"]
 
@@ -61,6 +66,8 @@ _PATHS = (
     "/predict/<model>",
     "/outcomes/<model>",
     "/features/<view>",
+    "/kill/<model>",
+    "/revive/<model>",
     "/v2",
     "/v2/models/<model>/infer",
     "/metrics",
@@ -105,6 +112,9 @@ class App:
         settings: Limits.
         outcomes: Takes outcomes; none where there is no journal.
         pusher: Takes feature rows; none where there is no online store.
+        manager: Kills and revives; none where there is no log.
+        door: Says who may manage.
+        access: Takes a line for each request; none where nobody asked for it.
         clock: Dates outcomes.
         insecure_open: Said in the metadata.
     """
@@ -119,6 +129,9 @@ class App:
         settings: ServingSettings,
         outcomes: OutcomeWriter | None,
         pusher: Pusher | None = None,
+        manager: Manager | None = None,
+        door: ManagerDoor | None = None,
+        access: AccessLog | None = None,
         clock: Clock,
         insecure_open: bool = False,
     ) -> None:
@@ -131,10 +144,16 @@ class App:
         self._outcomes = outcomes
         self._pusher = pusher
         self._pushed: tuple[Mapping[str, Deployment], dict[str, tuple[View, ...]]] = ({}, {})
+        self._manager = manager
+        self._door = door or ManagerDoor(consumers, loopback=True)
+        self._access = access
         self._clock = clock
         self._insecure_open = insecure_open
+        self._posts = {"outcomes": self._outcome, "features": self._push, "kill": self._kill, "revive": self._revive}
         self._encode = msgspec.json.Encoder().encode
         self._turn = Turn()
+        self.limits = Limits.of(settings)
+        """Of each connection; the protocol keeps them."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong is an answer, too."""
@@ -152,6 +171,11 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": out})
         await send({"type": "http.response.body", "body": body})
 
+    def turned_away(self, error: TowpathError) -> bytes:
+        """What a connection is told that is closed before it asked for anything; it is counted like every refusal."""
+        self._meter.refused(error.code, "")
+        return self._encode(WireError(error=error.what, code=error.code, mend=error.mend))
+
     async def respond(
         self, method: str, path: str, headers: Mapping[bytes, bytes], given: "bytes | Receive"
     ) -> tuple[int, bytes, Headers]:
@@ -166,6 +190,7 @@ class App:
         Returns:
             Status, body and headers, the body's length among them.
         """
+        start = 0.0 if self._access is None else time.perf_counter()
         given_id = headers.get(b"x-request-id")
         request_id = _readable(given_id) if given_id is not None else ""
         if not request_id and not path.startswith("/v2"):  # there the body may name one
@@ -173,13 +198,14 @@ class App:
         try:
             status, body, more = await self._route(method, path, headers, given, request_id)
         except TowpathError as error:
-            status, body, more = self._refused(error)
+            status, body, more = self._refused(error, headers)
         except Exception:  # noqa: BLE001 - the edge: a fault of ours is logged whole, and is no bare 500 to the caller
             _log.exception("a request to %s failed", path)
             status, body, more = self._refused(
                 UnavailableError(
                     "The request could not be answered.", mend="the server's log says why; try again later"
-                )
+                ),
+                headers,
             )
         out: Headers = [(b"content-length", b"%d" % len(body)), *more]
         if request_id:
@@ -187,6 +213,17 @@ class App:
         trace = headers.get(b"traceparent")
         if trace is not None:
             out.append((b"traceparent", trace))
+        if self._access is not None:
+            self._access.line(
+                protocol="http",
+                method=method,
+                path=path,
+                status=status,
+                ms=(time.perf_counter() - start) * 1e3,
+                consumer=self._consumers.name_of(headers.get(b"authorization")),
+                request_id=request_id,
+                bytes_out=len(body),
+            )
         return status, b"" if method == "HEAD" else body, out
 
     async def _route(
@@ -197,12 +234,11 @@ class App:
             return await self._predict(path[9:], given, headers, request_id)
         if path == "/v2" or path.startswith("/v2/"):
             return await self._oip(path, method, given, headers, request_id)
-        if path.startswith("/outcomes/"):
+        door, slash, name = path[1:].partition("/")
+        posted = self._posts.get(door) if slash else None
+        if posted is not None:
             _only(method, "POST", path)
-            return await self._outcome(path[10:], given, headers)
-        if path.startswith("/features/"):
-            _only(method, "POST", path)
-            return await self._push(path[10:], given, headers)
+            return await posted(name, given, headers)
         if path not in _PLAIN_PATHS:
             raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
         _only(method, "GET", path)
@@ -214,16 +250,17 @@ class App:
     async def _predict(
         self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes], request_id: str
     ) -> tuple[int, bytes, Headers]:
-        consumer = self._consumers.name_of(headers.get(b"authorization"))
+        caller = self._consumers.admit(headers.get(b"authorization"), "predict", model)
         self._responder.deployment(model)  # an unknown model is refused before its body is read
         rows = _rows_of(oip.decode_json(await self._body(given, headers)))
         if len(rows) > self._max_rows:
             raise TooLargeError(
                 f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
             )
+        caller.take_rows(len(rows))
         ask = Ask(
             rows=rows,
-            consumer=consumer,
+            consumer=caller.name,
             request_id=request_id,
             timeout_s=_timeout_s(headers),
             since_s=self._turn.since_s(),
@@ -274,13 +311,13 @@ class App:
     ) -> tuple[int, bytes, Headers]:
         if rest == ["infer"]:
             _only(method, "POST", f"/v2/models/{model}/infer")
-            consumer = self._consumers.name_of(headers.get(b"authorization"))
+            caller = self._consumers.admit(headers.get(b"authorization"), "predict", model)
             deployment = self._responder.deployment(model)
             version_of(deployment, version)
             request = oip.decode(await self._body(given, headers), _head_bytes(headers))
             deployment = self._responder.deployment(model)  # again: a slow body may have outlived a promotion
             number = version_of(deployment, version)
-            return await self._infer(deployment, request, number, consumer, headers, request_id)
+            return await self._infer(deployment, request, number, caller, headers, request_id)
         deployment = self._responder.deployment(model)
         number = version_of(deployment, version)
         if rest == ["ready"]:
@@ -296,7 +333,7 @@ class App:
         deployment: Deployment,
         request: oip.InferRequest,
         version: int | None,
-        consumer: str,
+        caller: Caller,
         headers: Mapping[bytes, bytes],
         request_id: str,
     ) -> tuple[int, bytes, Headers]:
@@ -304,7 +341,7 @@ class App:
             deployment,
             request,
             max_rows=self._max_rows,
-            consumer=consumer,
+            consumer=caller.name,
             request_id=request_id or request.id,
             version=version,
             timeout_s=_timeout_s(headers),
@@ -330,7 +367,7 @@ class App:
     ) -> tuple[int, bytes, Headers]:
         from towpath.journal.outcomes import outcome_rows
 
-        consumer = self._consumers.name_of(headers.get(b"authorization"))
+        caller = self._consumers.admit(headers.get(b"authorization"), "outcomes", model)
         deployment = self._responder.deployment(model)
         if self._outcomes is None:
             raise UnavailableError("This server keeps no journal.", mend="send outcomes to one that does")
@@ -344,7 +381,7 @@ class App:
                 f"An outcome does not fit: {error}", mend="prediction_id, or entity_key and target_at"
             ) from None
         rows = outcome_rows(
-            posted, project=deployment.project, model=model, consumer=consumer, arrived_at=self._clock.now()
+            posted, project=deployment.project, model=model, consumer=caller.name, arrived_at=self._clock.now()
         )
         self._outcomes.outcomes(rows)
         return 202, orjson.dumps({"accepted": len(rows)}), [_JSON]
@@ -352,7 +389,7 @@ class App:
     async def _push(
         self, name: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
     ) -> tuple[int, bytes, Headers]:
-        consumer = self._consumers.name_of(headers.get(b"authorization"))
+        caller = self._consumers.admit(headers.get(b"authorization"), "features")
         live = self._responder.deployments.live
         if self._pushed[0] is not live:  # a mapping that was replaced: some model changed, and perhaps what it reads
             self._pushed = (live, pushed_views(live))
@@ -364,9 +401,31 @@ class App:
             raise TooLargeError(
                 f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
             )
+        caller.take_rows(len(rows))
         # in a thread: the online store waits for its disk or its network, and answers must not wait with it
-        push = partial(self._pusher.push, views, rows, consumer=consumer)
+        push = partial(self._pusher.push, views, rows, consumer=caller.name)
         answer = await asyncio.get_running_loop().run_in_executor(None, push)
+        return 200, self._encode(answer), [_JSON]
+
+    async def _kill(
+        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, Headers]:
+        return await self._managed(Manager.kill, model, given, headers)
+
+    async def _revive(
+        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, Headers]:
+        return await self._managed(Manager.revive, model, given, headers)
+
+    async def _managed(
+        self, change: Callable[..., Switched], model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, Headers]:
+        by = self._door.admit(headers.get(b"authorization"), model, from_page=b"origin" in headers)
+        if self._manager is None:
+            raise no_manager()
+        deployment = self._responder.deployment(model)
+        done = partial(change, self._manager, deployment, await self._body(given, headers), by=by)
+        answer = await asyncio.get_running_loop().run_in_executor(None, done)  # it waits for the store
         return 200, self._encode(answer), [_JSON]
 
     async def _body(self, given: "bytes | Receive", headers: Mapping[bytes, bytes]) -> bytes:
@@ -394,14 +453,16 @@ class App:
                 raise _too_large(size, limit)
         return b"".join(parts)
 
-    def _refused(self, error: TowpathError) -> tuple[int, bytes, Headers]:
-        self._meter.refused(error.code)
+    def _refused(self, error: TowpathError, headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
+        self._meter.refused(error.code, self._consumers.name_of(headers.get(b"authorization")))
         status = (
             error.status if isinstance(error, CallerError | RetryError) or error.status == TooLargeError.status else 503
         )
         more: Headers = [_JSON]
         if status == UnavailableError.status:
             more.append((b"retry-after", b"1"))
+        if isinstance(error, QuotaError):
+            more.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
         if isinstance(error, DeniedError):
             more.append((b"www-authenticate", b"Bearer"))
         return status, self._encode(WireError(error=error.what, code=error.code, mend=error.mend)), more

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from towpath.models.manifest import Field
 
-__all__ = ["ask_of", "model_metadata", "server_metadata", "tensors_of", "towpath_parameters", "version_of"]
+__all__ = ["ask_of", "described", "model_metadata", "server_metadata", "tensors_of", "towpath_parameters", "version_of"]
 
 _ARROW_DATATYPES = {
     "double": "FP64",
@@ -50,7 +50,7 @@ def model_metadata(deployment: Deployment) -> dict[str, Any]:
     outputs: list[dict[str, Any]] = []
     if served is not None:
         inputs = _inputs(served)
-        outputs = [_described(field) for field in served.signature.outputs]
+        outputs = [described(field) for field in served.signature.outputs]
     return {
         "name": deployment.model,
         "versions": [str(version) for version in sorted(deployment.versions)],
@@ -74,7 +74,7 @@ def _inputs(served: Served) -> list[dict[str, Any]]:
     }
     for field in served.signature.inputs:
         if field.name not in given:
-            found.setdefault(field.name, _described(field))
+            found.setdefault(field.name, described(field))
     return list(found.values())
 
 
@@ -158,7 +158,8 @@ def _unit(served: Served) -> str:
     return "entity key" if served.entity else "prediction (not sticky)"
 
 
-def _described(field: "Field") -> dict[str, Any]:
+def described(field: "Field") -> dict[str, Any]:
+    """A field of a signature as the protocol describes it: name, datatype, shape."""
     return {"name": field.name, "datatype": _datatype(field.type), "shape": list(field.shape)}
 
 

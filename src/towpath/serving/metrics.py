@@ -44,7 +44,9 @@ class Meter:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
-        self._errors: Counter = Counter("towpath_refused", "Requests refused.", ("code",), registry=self.registry)
+        self._errors: Counter = Counter(
+            "towpath_refused", "Requests refused.", ("code", "consumer"), registry=self.registry
+        )
         self._on_demand: Counter = Counter(
             "towpath_on_demand_missing",
             "Rows for which an on-demand feature was not computed.",
@@ -96,6 +98,7 @@ class Meter:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self._error_children: dict[tuple[str, str], Any] = {}
         self._row_children: dict[tuple[Any, ...], Any] = {}
         self._latency_children: dict[tuple[str, str], Any] = {}
         self._pushed_children: dict[tuple[str, str, str], Any] = {}
@@ -119,9 +122,15 @@ class Meter:
             child = self._latency_children[key] = self._latency.labels(model, protocol).observe
         child(seconds)
 
-    def refused(self, code: str) -> None:
-        """Count a request that got an error instead of an answer."""
-        self._errors.labels(code).inc()
+    def refused(self, code: str, consumer: str) -> None:
+        """Count a request that got an error instead of an answer; `consumer` is empty where nobody was recognised."""
+        key = (code, consumer)
+        child = self._error_children.get(key)
+        if child is None:
+            if len(self._error_children) >= _LABEL_SETS:
+                consumer = "other"
+            child = self._error_children[key] = self._errors.labels(code, consumer).inc
+        child()
 
     def on_demand_missing(self, model: str, view: str, why: str, rows: int) -> None:
         """Count rows that an on-demand function gave nothing for."""

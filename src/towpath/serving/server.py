@@ -17,16 +17,18 @@ from towpath.project.declarations import OutputDeclaration, ServingDeclaration
 from towpath.registry.log import TrafficState
 from towpath.serving.deployment import Deployment
 from towpath.serving.served import Served
+from towpath.serving.tls import tls_of
 from towpath.serving.worker import Ports, Worker, WorkerConfig
 from towpath.settings import ServingSettings
 from towpath.stores.objects import Objects
-from towpath.traffic import Consumers, Policy
+from towpath.traffic import Consumers, Policy, read_pepper
 
 if TYPE_CHECKING:
     from towpath.serving.supervisor import Supervisor
 
-__all__ = ["bare_deployment", "refuse_open_door", "serve_file", "serve_store", "store_server"]
+__all__ = ["bare_deployment", "is_loopback", "refuse_open_door", "serve_file", "serve_store", "store_server"]
 
+_log = logging.getLogger("towpath.serving")
 _NAME_LENGTH = 63
 
 
@@ -38,6 +40,7 @@ def store_server(
     online_timeout_ms: int = 20,
     keys: Path,
     folder: Path,
+    pepper: str = "",
     state: Path | None = None,
     environment: str = "local",
     models: Sequence[str] = (),
@@ -53,6 +56,7 @@ def store_server(
         online_timeout_ms: When a read of it is given up, and features count as missing.
         keys: Folder of the public keys that are trusted.
         folder: What relative URLs and ``settings.journal`` are relative to.
+        pepper: Where the pepper of consumers' keys is (``env:NAME``, ``file:PATH``); in the folder of keys unless given.
         state: Folder for caches of this host; ``.towpath/serving`` of `folder` unless given.
         environment: Stands in the journal.
         models: Names to serve; all unless given.
@@ -60,7 +64,9 @@ def store_server(
         clock: The system's unless given.
 
     Raises:
-        RefusedError: The host is beyond loopback and there are no consumers; or this is native Windows.
+        RefusedError: The host is beyond loopback and there are no consumers, or their keys cannot be recognised here; or this
+            is native Windows.
+        ProjectError: The certificate for TLS cannot be used.
     """
     from towpath.serving.supervisor import Flusher, Supervisor
 
@@ -69,9 +75,13 @@ def store_server(
     folder = folder.resolve()
     state = (state or folder / ".towpath" / "serving").resolve()
     objects = Objects(objects_url, folder)
-    consumers = Consumers(objects)
-    consumers.refresh()
-    refuse_open_door(settings.host, keyed=len(consumers) > 0, insecure_open=insecure_open)
+    consumers = Consumers(objects, pepper=read_pepper(pepper, keys, folder))
+    consumers.refresh(clock.now())
+    consumers.check_pepper()
+    refuse_open_door(settings.host, keyed=consumers.keyed, insecure_open=insecure_open)
+    secure = tls_of(settings.tls_cert, settings.tls_key, folder) is not None
+    if consumers.keyed and not secure and not is_loopback(settings.host):
+        _log.warning("keys come in the clear: set serving.tls_cert, unless an ingress before this server ends TLS")
     journal = folder / settings.journal
     metrics = state / f"metrics-{os.getpid()}" if settings.workers > 1 else None
     if metrics is not None and metrics.is_dir():
@@ -85,6 +95,7 @@ def store_server(
         online_url=online_url,
         online_timeout_ms=online_timeout_ms,
         keys=keys,
+        pepper=pepper,
         cache=state / "versions",
         folder=folder,
         models=tuple(models),
@@ -93,6 +104,7 @@ def store_server(
         workers=settings.workers,
         metrics=metrics,
         insecure_open=insecure_open,
+        loopback=is_loopback(settings.host),
         logs=bool(logging.getLogger().handlers),
     )
     return Supervisor(config, flusher=Flusher(journal, objects, clock=clock, every_s=settings.flush_s))
@@ -106,6 +118,7 @@ def serve_store(
     online_timeout_ms: int = 20,
     keys: Path,
     folder: Path,
+    pepper: str = "",
     state: Path | None = None,
     environment: str = "local",
     models: Sequence[str] = (),
@@ -127,6 +140,7 @@ def serve_store(
         online_timeout_ms=online_timeout_ms,
         keys=keys,
         folder=folder,
+        pepper=pepper,
         state=state,
         environment=environment,
         models=models,
@@ -177,7 +191,7 @@ def serve_file(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     settings = settings or ServingSettings()
     clock = clock or SystemClock()
-    if trust_pickle and not _is_loopback(settings.host):
+    if trust_pickle and not is_loopback(settings.host):
         raise RefusedError(
             f"A trusted pickle is served on loopback only, not on '{settings.host}'.",
             mend="leave --host out, or convert it",
@@ -195,10 +209,11 @@ def serve_file(
         ports=Ports(settings.host, settings.port, settings.grpc_port),
         journal=state / "journal",
         objects_url=str(state / "objects"),
-        folder=state,
+        folder=Path.cwd(),
         clock=clock,
         workers=0,
         insecure_open=insecure_open,
+        loopback=is_loopback(settings.host),
     )
     worker = Worker(config, Fixed(deployment))
     flusher = FlusherProcess(config.journal, config.objects_url, every_s=settings.flush_s)
@@ -262,16 +277,22 @@ def refuse_open_door(host: str, *, keyed: bool, insecure_open: bool) -> None:
     Raises:
         RefusedError: The host is beyond loopback, there are no consumers with keys, and nobody said ``--insecure-open``.
     """
-    if _is_loopback(host) or keyed or insecure_open:
+    if is_loopback(host) or keyed or insecure_open:
         return
     raise RefusedError(
         f"'{host}' is beyond loopback and there are no consumers with keys: anybody who reaches it could call.",
         where="serving.host",
-        mend="add a consumer, or say --insecure-open",
+        mend="tow consumers add NAME, or say --insecure-open",
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on that host.
+
+    Example:
+        >>> is_loopback("::1"), is_loopback("0.0.0.0")
+        (True, False)
+    """
     if host == "localhost":
         return True
     try:

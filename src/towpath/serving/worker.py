@@ -19,14 +19,17 @@ from towpath.clock import Clock, SystemClock
 from towpath.errors import RefusedError, TowpathError
 from towpath.journal import Journal
 from towpath.models.manifest import Manifest
+from towpath.serving.access import access_log
 from towpath.serving.deployment import Deployments
 from towpath.serving.http import App
+from towpath.serving.manage import Manager, ManagerDoor
 from towpath.serving.metrics import Meter
 from towpath.serving.push import Pusher
 from towpath.serving.responder import Responder
+from towpath.serving.tls import tls_of
 from towpath.settings import ServingSettings
 from towpath.stores.objects import Objects
-from towpath.traffic import Consumers
+from towpath.traffic import Consumers, Quotas, SeenWriter, read_pepper
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -66,6 +69,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """When a read of it is given up."""
     keys: Path = Path()
     """Folder of the public keys that are trusted."""
+    pepper: str = ""
+    """Where the pepper of consumers' keys is; in the folder of keys unless given."""
     cache: Path = Path()
     """Folder for the files of versions."""
     folder: Path = Path()
@@ -79,6 +84,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Path | None = None
     """Folder in which workers share their counts."""
     insecure_open: bool = False
+    loopback: bool = True
+    """Whether only this machine reaches the server."""
     logs: bool = False
     """Whether a spawned worker sends its log to stderr, because its parent sends its own somewhere."""
     reuse_port: bool = False
@@ -98,7 +105,10 @@ class Worker:
         self._following: StoreDeployments | None = None
         self._objects = Objects(config.objects_url, config.folder) if config.objects_url else None
         # without a store, and so without consumers, everybody on loopback is the consumer `local`
-        self._consumers = Consumers(self._objects if deployments is None else None)
+        self._consumers = Consumers() if deployments is not None else self._known_consumers()
+        self._tls = tls_of(self._settings.tls_cert, self._settings.tls_key, config.folder)
+        self._access = access_log(self._settings.access_log, config.folder, config.clock)
+        self._polling = threading.Lock()
         self._online: OnlineStore | None = None
         self._stop = asyncio.Event()
         self._draining = False
@@ -128,6 +138,11 @@ class Worker:
     def ready(self) -> bool:
         """Whether callers should come: proven, not draining, no model hangs in all of its threads, and one of them can answer."""
         return self._proven and not self._draining and not self._stuck and self._able
+
+    @property
+    def _door(self) -> ManagerDoor:
+        """Who may manage; repository calls over gRPC ask it, too."""
+        return ManagerDoor(self._consumers, loopback=self._config.loopback)
 
     @property
     def _able(self) -> bool:
@@ -236,9 +251,23 @@ class Worker:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await loop.run_in_executor(None, self._consumers.close, self._config.clock.now())
         self._journal.close()
         if self._online is not None:
             self._online.close()
+
+    def _known_consumers(self) -> Consumers:
+        """Of the store; the workers of one server share their quotas."""
+        config, objects = self._config, self._objects
+        if objects is None:
+            return Consumers()
+        return Consumers(
+            objects,
+            pepper=read_pepper(config.pepper, config.keys, config.folder),
+            quotas=Quotas(config.metrics / "quotas.bin" if config.metrics is not None else None),
+            quota_share=self._settings.quota_share,
+            seen=SeenWriter(objects, f"{socket.gethostname()}-{config.slot}"),
+        )
 
     def _followed(self) -> "StoreDeployments":
         from towpath.registry.signing import Trusted
@@ -279,23 +308,26 @@ class Worker:
 
     def _poll(self) -> None:
         """Follow the registry log and the consumers; a store that is away changes nothing."""
+        if self._tls is not None:
+            self._tls.follow()
         following = self._following
         if following is None:
             return
-        try:
-            following.poll(patient=not self._proven)
-            self._consumers.refresh()
-        except TowpathError as error:
-            _log.warning("the store was not read: %s", error)
-        else:
-            self._proven = True
+        with self._polling:  # a kill that came over the wire is followed at once, by another thread
+            try:
+                following.poll(patient=not self._proven)
+                self._consumers.refresh(self._config.clock.now())
+            except TowpathError as error:
+                _log.warning("the store was not read: %s", error)
+            else:
+                self._proven = True
 
     def _meanwhile(self, alive: Callable[[], None] | None) -> "Iterator[Coroutine[Any, Any, None]]":
         """What goes on beside the requests."""
-        if self._following is not None:
+        if self._following is not None or self._tls is not None:
             yield self._keep_following()
-            if self._settings.prove_s:
-                yield self._keep_proving(self._following)
+        if self._following is not None and self._settings.prove_s:
+            yield self._keep_proving(self._following)
         if alive is not None:
             yield _every_second(alive)
 
@@ -346,6 +378,11 @@ class Worker:
             pusher=Pusher(self._opened, self._journal, self._config.clock, self._meter)
             if self._config.online_url
             else None,
+            manager=Manager(self._objects, self._config.clock, self._poll)
+            if self._objects is not None and self._following is not None
+            else None,
+            door=self._door,
+            access=self._access,
             clock=self._config.clock,
             insecure_open=self._config.insecure_open,
         )
@@ -360,10 +397,12 @@ class Worker:
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=_FINISH_S,
             backlog=_BACKLOG,
         )
+        config.load()
+        if self._tls is not None:
+            config.ssl = self._tls.context
         return QuietServer(config), listening(
             self._config.ports.host, self._config.ports.http, reuse=self._config.reuse_port
         )
@@ -377,12 +416,18 @@ class Worker:
             health=self,
             meter=self._meter,
             settings=self._settings,
+            access=self._access,
             insecure_open=self._config.insecure_open,
         )
         server = grpc_server(service, settings=self._settings, reuse_port=self._config.reuse_port)
         host = f"[{self._config.ports.host}]" if ":" in self._config.ports.host else self._config.ports.host
         try:
-            port = server.add_insecure_port(f"{host}:{self._config.ports.grpc}")
+            address = f"{host}:{self._config.ports.grpc}"
+            port = (
+                server.add_insecure_port(address)
+                if self._tls is None
+                else server.add_secure_port(address, self._tls.grpc_credentials())
+            )
         except RuntimeError as error:
             raise _taken(self._config.ports.host, self._config.ports.grpc, "--grpc-port") from error
         await server.start()
