@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("towpath.cli.predict:command", "Answer every row of a day, as one run."),
     "try": ("towpath.cli.try_row:command", "Answer one row here, with features, ages and timings."),
     "serve": ("towpath.cli.serve:command", "Answer over HTTP and gRPC: a project, a store or a model file."),
+    "consumers": ("towpath.cli.consumers:command", "Who may call: keys, scopes, quotas, SLA."),
     "kill": ("towpath.cli.kill:command", "Stop a model at once; its fallback answers."),
     "revive": ("towpath.cli.revive:command", "Let a killed model answer again."),
     "runs": ("towpath.cli.runs:command", "List, show and compare training runs."),

@@ -41,6 +41,8 @@ _DOORS = (
     ("POST /predict/<model>", 'rows: `{"rows": [{…}]}`, a list of rows, or one row; keys, raw features, or both', "`Answer`"),
     ("POST /outcomes/<model>", 'what happened: `{"outcomes": [{…}]}`, a list, or one `Outcome`', '202 `{"accepted": n}`, once it is on disk'),
     ("POST /features/<view>", 'feature rows: `{"rows": [{…}]}`, a list, or one row of key, event time and features; `<project>/<view>` where two projects have the name', "`PushAnswer`, once they are on disk and online"),
+    ("POST /kill/<model>", 'a `Switch`: `{"because": "…"}`, narrowed by version, consumer or segment; scope `manage`', "`Switched`; as `tow kill`"),
+    ("POST /revive/<model>", "a `Switch`, or nothing; scope `manage`", "`Switched`; as `tow revive`"),
     ("GET /v2", "", "name, version, extensions, models; `insecure_open` where the server takes anybody"),
     ("GET /v2/health/live", "", "200 while the process answers"),
     ("GET /v2/health/ready", "", "200 when every model answered its golden cases, else 503"),
@@ -51,8 +53,33 @@ _DOORS = (
     ("GET /health", "", "state of the worker and of each model; also `/health/ready`"),
 )  # fmt: skip
 """Method and path, what goes in, what comes out."""
+_SCOPES = (
+    ("predict", "`/predict`, `/v2/…/infer`, `ModelInfer`"),
+    ("outcomes", "`/outcomes`"),
+    ("features", "`/features`"),
+    ("manage", "`/kill`, `/revive`; without keys anybody on this machine, and nobody else"),
+)
+_TURNED_AWAY = (
+    (
+        "path and headers over `serving.max_header_bytes`, or more than `serving.max_headers`",
+        "431 `too_large`",
+        "`RESOURCE_EXHAUSTED`",
+    ),
+    ("a head that takes longer than `serving.header_timeout_s`", "408 `input`", "the connection is closed"),
+    ("a body slower than `serving.min_body_bytes_per_s`", "408 `input`", ""),
+    ("a body over `serving.max_body_bytes`", "413 `too_large`", "`RESOURCE_EXHAUSTED`"),
+    ("more than `serving.max_connections`", "503 `overloaded`", ""),
+    ("more calls on one connection than `serving.max_streams`", "", "wait at the caller"),
+    ("pings more often than every 10 s", "", "the connection is closed with `ENHANCE_YOUR_CALM`"),
+    ("no request for `serving.idle_timeout_s` (gRPC: 30 minutes)", "closed", "closed"),
+    ("no HTTP at all", "400 `input`", ""),
+)
+"""What a connection did, what HTTP says, what gRPC does."""
 _HEADERS = (
-    ("Authorization", "`Bearer <key>`: who calls. Without keys every caller is `local`."),
+    (
+        "Authorization",
+        "`Bearer <key>`: who calls; gRPC takes the same as metadata. Where no consumer was ever added every caller is `local`.",
+    ),
     ("Towpath-Timeout-Ms", "The caller's own deadline; the model's `serving.timeout_ms` is the most."),
     ("X-Request-Id", "Goes into the answer, the log and the journal; made where it is missing."),
     ("traceparent", "Goes back as it came."),
@@ -198,6 +225,7 @@ def _wire() -> str:
     from towpath.features import RefusedRow
     from towpath.journal.record import Outcome
     from towpath.serving.answer import Answer, AnswerRow, WireError
+    from towpath.serving.manage import Switch, Switched
     from towpath.serving.push import PushAnswer
 
     return _page(
@@ -209,7 +237,7 @@ def _wire() -> str:
         "A `GET` answers to `HEAD` too.",
         "## Headers",
         _table(("header", "what"), [(f"`{name}`", said) for name, said in _HEADERS]),
-        *(_struct(kind) for kind in (Answer, AnswerRow, Outcome, PushAnswer, RefusedRow)),
+        *(_struct(kind) for kind in (Answer, AnswerRow, Outcome, PushAnswer, RefusedRow, Switch, Switched)),
         "Over `/v2` the fields of a row stand in `parameters.towpath`: one value where it is the same for all rows, else a list.",
         "## Reasons",
         "`source` says who answered: `champion`, `challenger` or `fallback:<name>`. `reason` says why:",
@@ -219,6 +247,12 @@ def _wire() -> str:
         "is no 500 and no traceback. Over gRPC the code stands in the trailing metadata `towpath-code`.",
         _struct(WireError),
         _table(("code", "HTTP", "gRPC", "what happened"), _wire_errors()),
+        "## Scopes",
+        "A key opens these doors; health, metadata and metrics need none. A key can be bound to models, and has a quota of requests and rows "
+        "(429 with `Retry-After`; gRPC `RESOURCE_EXHAUSTED` with `grpc-retry-pushback-ms`): [serving](../guides/serving.md).",
+        _table(("scope", "opens"), [(f"`{name}`", said) for name, said in _SCOPES]),
+        "## Limits of a connection",
+        _table(("what came", "HTTP", "gRPC"), _TURNED_AWAY),
         "## Metrics",
         "What `GET /metrics` shows:",
         _table(("name", "kind", "labels", "what"), _meters()),
@@ -242,7 +276,7 @@ def _meters() -> Iterator[tuple[str, ...]]:
     meter = Meter()
     meter.rows("", None, "", "ok", "", 1)
     meter.answered("", "", 0.0)
-    meter.refused("")
+    meter.refused("", "")
     meter.on_demand_missing("", "", "", 0)
     for family in meter.registry.collect():
         labels = sorted({label for sample in family.samples for label in sample.labels if label != "le"})

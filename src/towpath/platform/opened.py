@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from towpath.platform.answering import Predicted
+    from towpath.platform.callers import Callers
     from towpath.platform.features import Features
     from towpath.platform.lifecycle import Models
     from towpath.platform.sources import Sources
@@ -204,6 +205,13 @@ class Platform:
         from towpath.platform.lifecycle import Models
 
         return Models(self)
+
+    @cached_property
+    def consumers(self) -> "Callers":
+        """Who may call: keys, scopes, quotas, what was promised and what was kept."""
+        from towpath.platform.callers import Callers
+
+        return Callers(self)
 
     @cached_property
     def watch(self) -> "Watch":

@@ -9,7 +9,7 @@ import msgspec
 
 from towpath import fleet, journal, monitors
 from towpath.errors import UnavailableError, UnknownError, nearest
-from towpath.fleet import FleetRow, Member
+from towpath.fleet import CallerRow, FleetRow, Member
 from towpath.journal import Suspect
 from towpath.journal.record import LeftOut
 from towpath.monitors import Incident, Monitor, Watched
@@ -127,6 +127,14 @@ class Watch:
         engine = self._engine(since=platform.now() - _REACH)
         try:
             return fleet.rows(engine, self.members(), monitors.incidents(platform.catalog), as_of=platform.now())
+        finally:
+            engine.close()
+
+    def callers(self, *, window: timedelta = _WEEK) -> tuple[CallerRow, ...]:
+        """How each consumer was answered lately: time, and the share that the models answered themselves."""
+        engine = self._engine(since=self._platform.now() - window)
+        try:
+            return fleet.callers(engine, as_of=self._platform.now(), window=window)
         finally:
             engine.close()
 
