@@ -22,9 +22,11 @@ from towpath.monitors import BUILT_IN
 from towpath.project.declarations import FeatureHeader, MetricHeader, MonitorHeader, TrainingHeader
 from towpath.project.reference import fields_said, nested_struct
 from towpath.serving.answer import Answer, AnswerRow, WireError
+from towpath.serving.manage import Switch, Switched
 from towpath.serving.push import PushAnswer
 from towpath.settings import Settings
 from towpath.sql import Query
+from towpath.traffic import Consumers
 from towpath.types import REASONS
 
 ROOT = Path(__file__).parents[1]
@@ -129,14 +131,14 @@ def test_the_statuses_are_those_that_the_server_sends() -> None:
     from towpath.serving.http import App
 
     class Meter:
-        def refused(self, code: str) -> None: ...
+        def refused(self, code: str, consumer: str) -> None: ...
 
     app = object.__new__(App)
-    app.__dict__.update(_meter=Meter(), _encode=msgspec.json.encode)
+    app.__dict__.update(_meter=Meter(), _encode=msgspec.json.encode, _consumers=Consumers())
     wire = section(text_of("reference/wire.md"), "## Errors")
     for kind in generated.error_classes():
         if not kind.__subclasses__():
-            status, _, _ = app._refused(kind("x"))
+            status, _, _ = app._refused(kind("x"), {})
             assert f"| `{kind.code}` | {status} |" in wire
 
 
@@ -146,7 +148,7 @@ def test_every_reason_of_an_answer_is_documented(page: str) -> None:
     assert [reason for reason in REASONS if f"| `{reason}` |" not in text_of(page)] == []
 
 
-@pytest.mark.parametrize("kind", [Answer, AnswerRow, Outcome, PushAnswer, RefusedRow, WireError])
+@pytest.mark.parametrize("kind", [Answer, AnswerRow, Outcome, PushAnswer, RefusedRow, Switch, Switched, WireError])
 def test_every_field_on_the_wire_is_documented(kind: type) -> None:
     said = fields_said(kind)
     assert [field.name for field in msgspec.structs.fields(kind) if not said.get(field.name)] == []
