@@ -425,3 +425,19 @@ def test_training_and_serving_compute_the_same_of_anything(
         if name.endswith(".t"):
             values = [None if value is None else value.replace(tzinfo=UTC) for value in values]
         assert values == trained.column(name).to_pylist(), name
+
+
+def test_what_a_function_writes_into_its_arguments_changes_nothing_that_others_read() -> None:
+    def scribble(word: Any, a: Any, at: Any) -> dict[str, Any]:
+        word[:], a[:], at[:] = "x", 0.0, np.datetime64("2000-01-01", "us")
+        return {"n": a}
+
+    kinds = {"word": "string", "a": "double", "at": "time"}
+    columns = {
+        "word": np.array(["b", "c"], dtype=object),
+        "a": np.array([1.0, 2.0]),
+        MOMENT: np.array(["2026-03-01", "2026-03-02"], dtype="M8[us]"),
+    }
+    before = {name: values.copy() for name, values in columns.items()}
+    made(scribble, kinds, {"n": "double"}).call(columns, 2)
+    assert all((columns[name] == before[name]).all() for name in columns)

@@ -195,8 +195,8 @@ class WarehouseContract:
             ("a", 1, 3, 13),
             ("a", 1, 2, 12),
             ("a", 1, None, None),
-            ("b", 1, 2, 1),
             ("b", 1, 2, None),
+            ("b", 1, 2, 1),
             ("b", 1, 2, 2),
         )
         facts = _facts(stand, rows)
