@@ -62,6 +62,10 @@ reference:
 nightly:
     uv run pytest -m nightly
 
+# half an hour of mixed load with swaps, killed workers and bad input; fails where a promise was broken
+soak seconds="1800":
+    uv run python benchmarks/soak.py --seconds {{seconds}}
+
 # each promise as JSON lines, the reference timed in the same run; wants a quiet machine and wrk
 bench:
     uv run python benchmarks/weight.py

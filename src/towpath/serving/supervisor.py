@@ -205,6 +205,11 @@ class Supervisor:
         """Of the living workers."""
         return [child.process.pid for child in self._children if not child.dead]
 
+    @property
+    def ready_pids(self) -> list[int]:
+        """Of the living workers that answer."""
+        return [child.process.pid for child in self._children if child.ports is not None and not child.dead]
+
     def start(self, asked: threading.Event | None = None) -> Ports:
         """Take the ports, spawn the workers, and come back when all of them answer.
 
