@@ -13,6 +13,7 @@ from towpath.errors import CallerError, TowpathError
 from towpath.serving.answered import NOTHING, OK
 from towpath.serving.guard import Call, Outcome
 from towpath.serving.last import LEFT
+from towpath.serving.logs import often
 from towpath.serving.served import Columns, Served, subset
 from towpath.types import duration
 
@@ -193,7 +194,8 @@ def _failed(link: "FallbackDeclaration", work: "Work", outcome: Outcome) -> None
     if error is not None:
         work.answered.problem = error
     said = error.what if isinstance(error, TowpathError) else outcome.reason if error is None else repr(error)
-    _log.warning("%s: fallback '%s' has no answer: %s", work.answered.model, link.name, said)
+    model = work.answered.model
+    often(_log, (model, link.name, "link"), "%s: fallback '%s' has no answer: %s", model, link.name, said)
 
 
 def _is_null(value: object) -> bool:

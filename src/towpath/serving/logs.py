@@ -3,9 +3,14 @@
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 
-__all__ = ["configure"]
+__all__ = ["configure", "often"]
+
+_EVERY_S = 1.0
+_KINDS = 1_000
+_said: dict[tuple[str, ...], tuple[float, int]] = {}
 
 
 class _JsonLines(logging.Formatter):
@@ -29,3 +34,24 @@ def configure() -> None:
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("towpath").setLevel(logging.INFO)
+
+
+def often(log: logging.Logger, kind: tuple[str, ...], text: str, *given: object) -> None:
+    """Warn of what happens to many requests at once: one line a second for each kind, with the number that was left out.
+
+    Args:
+        log: Where to.
+        kind: Lines of one kind stand for each other.
+        text: As `logging` has it.
+        *given: Its arguments.
+    """
+    now = time.monotonic()
+    next_at, left_out = _said.get(kind, (0.0, 0))
+    if now < next_at:
+        _said[kind] = (next_at, left_out + 1)
+        return
+    if len(_said) >= _KINDS:
+        _said.clear()
+    _said[kind] = (now + _EVERY_S, 0)
+    more = f" (and {left_out} more since)" if left_out else ""
+    log.warning("%s%s", text % given, more)

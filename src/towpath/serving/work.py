@@ -14,6 +14,7 @@ from towpath.serving.chain import ask_link, asked_here, taken
 from towpath.serving.deployment import Deployment
 from towpath.serving.guard import Call, Outcome
 from towpath.serving.last import LEFT
+from towpath.serving.logs import often
 from towpath.serving.served import Columns, Prepared, Served, subset
 from towpath.traffic import CHAMPION, Route
 from towpath.types import Reason
@@ -367,8 +368,9 @@ class Work:
         self.open_rows.extend(rows)
         if error is not None:
             answered.problem = error
-            _log.warning(
-                "%s: %d rows fall back, %s: %s: %s", answered.model, len(rows), reason, type(error).__name__, error
+            said = f"{type(error).__name__}: {error}"
+            often(
+                _log, (answered.model, reason), "%s: %d rows fall back, %s: %s", answered.model, len(rows), reason, said
             )
 
     def _take(
