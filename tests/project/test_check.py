@@ -258,3 +258,43 @@ def test_a_view_that_is_never_online_is_for_models_that_only_batches_ask(shop: P
     line = _change(shop, TOML, 'predict = "0 6 * * *"\n', "")
     assert line
     assert any("'item_sales.*' is of a view with online = false" in text for text in faults(shop))
+
+
+CHAIN = '[[fallback]]\nname = "nothing"'
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ('model = "demnad"', "unknown model 'demnad'"),
+        ('model = "demand"', "the chains of demand ask each other; break the circle"),
+        ('sql = "item_sale.units"', "unknown view 'item_sale' in 'item_sale.units'; did you mean 'item_sales'?"),
+        ('sql = "item_sales.*"', "names no feature; view.feature or project/view.feature"),
+        ('last = "1 moon"', "is no duration"),
+        ('last = "1d"\nsql = "item_sales.units_7d"', "has sql and last; exactly one of function, constant, version"),
+        ("constant = 1", "always has an answer, so 'nothing' is never asked; the constant last"),
+    ],
+)
+def test_a_link_that_can_never_answer_is_named(shop: Path, faults: Faults, link: str, said: str) -> None:
+    _change(shop, TOML, CHAIN, f'[[fallback]]\nname = "odd"\n{link}\n\n{CHAIN}')
+    found = faults(shop)
+    assert any(said in text for text in found), found
+
+
+def test_chains_that_ask_each_other_are_named_in_both_files(shop: Path, faults: Faults) -> None:
+    (shop / "models" / "other").mkdir()
+    for file in (TOML, SPINE, CODE):
+        text = (shop / file).read_text()
+        (shop / "models" / "other" / Path(file).name).write_text(text)
+    for model, asked in (("demand", "other"), ("other", "demand")):
+        file = f"models/{model}/model.toml"
+        _change(shop, file, CHAIN, f'[[fallback]]\nname = "odd"\nmodel = "{asked}"\n\n{CHAIN}')
+    found = [text for text in faults(shop) if "ask each other" in text]
+    assert [text.split(":")[0] for text in found] == ["models/demand/model.toml", "models/other/model.toml"]
+
+
+def test_the_chain_of_a_critical_model_ends_with_somebody_who_has_an_answer(shop: Path, faults: Faults) -> None:
+    _change(shop, TOML, 'tier = "standard"', 'tier = "critical"')
+    assert faults(shop) == []
+    _change(shop, TOML, "constant = 0", 'last = "1d"')
+    assert any("which may have no answer; end with a constant" in text for text in faults(shop))

@@ -86,7 +86,7 @@ def predict(handle: "ModelHandle", *, to: Path | None = None) -> Predicted:
     started = time.perf_counter()
     spine = _newest_rows(handle)
     moment = spine.column(handle.folder.training.header.time)[0].as_py()
-    deployment = _deployment(handle)
+    deployment = _live(handle)[handle.name]
     run = Run(
         run_id=f"{handle.name}-{now:%Y%m%dT%H%M%S}-{time.time_ns() % 10**9:09d}",
         project=platform.settings.project.name,
@@ -128,7 +128,8 @@ def try_row(handle: "ModelHandle", row: Mapping[str, object], *, version: int | 
     """Answer one row here; see `ModelHandle.try_row`."""
     from towpath.serving.responder import Responder
 
-    deployment = _deployment(handle) if version is None else _with_version(handle, version)
+    live = _live(handle) if version is None else {handle.name: _with_version(handle, version)}
+    deployment = live[handle.name]
     number = version or deployment.policy.state.champion
     served = deployment.versions.get(number) if number is not None else None
     now_us = micros(handle.platform.now())
@@ -141,7 +142,7 @@ def try_row(handle: "ModelHandle", row: Mapping[str, object], *, version: int | 
         if prepared.online is not None:
             age = {view: age_text(now_us, int(event[0])) for view, event in prepared.online.event_us.items()}
     features_ms = (time.perf_counter() - started) * 1e3
-    responder = Responder(_Live({handle.name: deployment}), clock=handle.platform.clock)
+    responder = Responder(_Live(live), clock=handle.platform.clock)
     started = time.perf_counter()
     answer = responder.answer(handle.name, [row], version=version, timeout_s=math.inf).predictions[0]
     return Tried(
@@ -236,12 +237,18 @@ class _AsKnown:
         from towpath.models import columns_of
 
         assert self.rows is not None
+        rows = self.rows
+        if n < rows.num_rows:  # a link of the chain asks about what is still open
+            asked = list(zip(*(key_columns[name] for name in self._header.keys), strict=True))
+            keys = zip(*(rows.column(name).to_pylist() for name in self._header.keys), strict=True)
+            place = {key: row for row, key in enumerate(keys)}
+            rows = rows.take([place[key] for key in asked])
         own = self._platform.settings.project.name
         known = {(k.view if k.project == own else f"{k.project}/{k.view}"): k for k in self._locks}
         names = [f"{view}.{column.name}" for view, lock in known.items() for column in lock.columns]
         table = views.training_set(
             self._platform.warehouse,
-            self.rows,
+            rows,
             keys=self._header.keys,
             time=self._header.time,
             features=names,
@@ -317,8 +324,8 @@ def _all(*conditions: Any) -> Any:
     return found
 
 
-def _deployment(handle: "ModelHandle") -> "Deployment":
-    """The model as a server would have it at this moment."""
+def _live(handle: "ModelHandle") -> "Mapping[str, Deployment]":
+    """The model, and those that its chain asks, as a server would have them at this moment."""
     from towpath.serving.deployments import StoreDeployments
 
     handle.champion()
@@ -338,7 +345,7 @@ def _deployment(handle: "ModelHandle") -> "Deployment":
     deployments.poll()
     if handle.name not in deployments.live:
         raise UnavailableError(f"'{handle.name}' could not be loaded.", mend=f"tow show {handle.name}")
-    return deployments.live[handle.name]
+    return deployments.live
 
 
 def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
@@ -352,7 +359,10 @@ def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
 
     platform, manifest, entry = handle.platform, handle.manifest(number), handle.current()
     folder = versions.fetch(platform.objects, manifest, platform.folder / ".towpath" / "cache" / "versions")
-    reader = views.OnlineReader(platform.online, manifest.features, manifest.project) if manifest.features else None
+    reader, heuristics = (
+        views.OnlineReader(platform.online, locks, manifest.project) if locks else None
+        for locks in (manifest.features, manifest.fallback_features)
+    )
     return Deployment(
         model=handle.name,
         project=manifest.project,
@@ -365,6 +375,7 @@ def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
                 load_version(manifest, folder),
                 reader=reader,
                 functions=load_on_demand(manifest, folder),
+                heuristics=heuristics,
             )
         },
         chain=manifest.fallback,
@@ -382,6 +393,9 @@ def _answer_rows(handle: "ModelHandle", deployment: "Deployment", spine: "pa.Tab
     for served in deployment.versions.values():
         if served.reader is not None:
             served.reader = reader = _AsKnown(platform, served.manifest.features, header)
+            readers.append(reader)
+        if served.heuristics is not None:
+            served.heuristics = reader = _AsKnown(platform, served.manifest.fallback_features, header)
             readers.append(reader)
     kept = _Kept()
     responder = Responder(
