@@ -195,7 +195,7 @@ def _failed(link: "FallbackDeclaration", work: "Work", outcome: Outcome) -> None
         work.answered.problem = error
     said = error.what if isinstance(error, TowpathError) else outcome.reason if error is None else repr(error)
     model = work.answered.model
-    often(_log, (model, link.name, "link"), "%s: fallback '%s' has no answer: %s", model, link.name, said)
+    often(_log, (model, link.name, "link"), f"{model}: fallback '{link.name}' has no answer: {said}")
 
 
 def _is_null(value: object) -> bool:

@@ -36,14 +36,13 @@ def configure() -> None:
     logging.getLogger("towpath").setLevel(logging.INFO)
 
 
-def often(log: logging.Logger, kind: tuple[str, ...], text: str, *given: object) -> None:
+def often(log: logging.Logger, kind: tuple[str, ...], text: str) -> None:
     """Warn of what happens to many requests at once: one line a second for each kind, with the number that was left out.
 
     Args:
         log: Where to.
         kind: Lines of one kind stand for each other.
-        text: As `logging` has it.
-        *given: Its arguments.
+        text: What happened.
     """
     now = time.monotonic()
     next_at, left_out = _said.get(kind, (0.0, 0))
@@ -54,4 +53,4 @@ def often(log: logging.Logger, kind: tuple[str, ...], text: str, *given: object)
         _said.clear()
     _said[kind] = (now + _EVERY_S, 0)
     more = f" (and {left_out} more since)" if left_out else ""
-    log.warning("%s%s", text % given, more)
+    log.warning("%s%s", text, more)

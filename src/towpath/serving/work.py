@@ -368,10 +368,8 @@ class Work:
         self.open_rows.extend(rows)
         if error is not None:
             answered.problem = error
-            said = f"{type(error).__name__}: {error}"
-            often(
-                _log, (answered.model, reason), "%s: %d rows fall back, %s: %s", answered.model, len(rows), reason, said
-            )
+            said = f"{answered.model}: {len(rows)} rows fall back, {reason}: {type(error).__name__}: {error}"
+            often(_log, (answered.model, reason), said)
 
     def _take(
         self, served: Served, rows: list[int], columns: Columns, outputs: "Mapping[str, NDArray[Any]]", *, whole: bool
