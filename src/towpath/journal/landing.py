@@ -17,7 +17,7 @@ from towpath.stores.objects import Objects
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from towpath.warehouse import Engine, FileWarehouse
+    from towpath.warehouse import Engine, LaysOut
 
 __all__ = ["SCHEMA_NAME", "LandingTables", "landing_sql"]
 
@@ -36,7 +36,7 @@ _WHOLE_WIDTHS = {
 
 
 class LandingTables:
-    """Gives a warehouse of files the landing tables of a project's views, with the columns and types of the view itself.
+    """Gives a warehouse the landing tables of a project's views, with the columns and types of the view itself.
 
     A view that reads its own landing table is described with that table's columns left open, so that the other leg of the
     union, or a cast, says what they are; a column that neither says is refused. What landed is read through the journal's
@@ -73,7 +73,7 @@ class LandingTables:
         schema, _, name = table.partition(".")
         return schema == SCHEMA_NAME and name in self._views()
 
-    def prepare(self, warehouse: "FileWarehouse", table: str) -> tuple[object, ...]:
+    def prepare(self, warehouse: "LaysOut", table: str) -> tuple[object, ...]:
         """Make the table known to the warehouse's engine as it stands now.
 
         Returns:
@@ -96,7 +96,7 @@ class LandingTables:
                 self._states[name] = state
             return state
 
-    def _lay_out(self, warehouse: "FileWarehouse", view: ViewSource, files: Sequence[str]) -> None:
+    def _lay_out(self, warehouse: "LaysOut", view: ViewSource, files: Sequence[str]) -> None:
         schema, engine, table = self._schema(warehouse, view), warehouse.engine, f"{SCHEMA_NAME}.{view.name}"
         if not files:
             engine.register(table, schema.empty_table())
@@ -113,7 +113,7 @@ class LandingTables:
             return engine.folder / f"landing {view.name}"
         return folder
 
-    def _schema(self, warehouse: "FileWarehouse", view: ViewSource) -> "pa.Schema":
+    def _schema(self, warehouse: "LaysOut", view: ViewSource) -> "pa.Schema":
         """Columns and types: those that the view itself gives."""
         import pyarrow as pa
 
@@ -134,9 +134,7 @@ class LandingTables:
             self._refuse_untyped(warehouse, view, described, asked)
         return pa.schema([(f.name, instant if f.name in times else f.type) for f in described])
 
-    def _described(
-        self, warehouse: "FileWarehouse", view: ViewSource, columns: "Mapping[str, pa.DataType]"
-    ) -> "pa.Schema":
+    def _described(self, warehouse: "LaysOut", view: ViewSource, columns: "Mapping[str, pa.DataType]") -> "pa.Schema":
         import pyarrow as pa
 
         warehouse.engine.register(f"{SCHEMA_NAME}.{view.name}", pa.schema(list(columns.items())).empty_table())
@@ -147,7 +145,7 @@ class LandingTables:
             self._opening.discard(view.name)
 
     def _refuse_untyped(
-        self, warehouse: "FileWarehouse", view: ViewSource, described: "pa.Schema", asked: Sequence[str]
+        self, warehouse: "LaysOut", view: ViewSource, described: "pa.Schema", asked: Sequence[str]
     ) -> None:
         """A column whose type nobody says comes out as the engine's guess, ``integer``; given a truth value it follows."""
         import pyarrow as pa

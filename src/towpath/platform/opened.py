@@ -158,11 +158,11 @@ class Platform:
     def warehouse(self) -> "Warehouse":
         """The tables that feature and training SQL reads."""
         from towpath.platform.push import landing_tables
-        from towpath.warehouse import FileWarehouse, open_warehouse
+        from towpath.warehouse import TakesLanded, open_warehouse
 
         opened = open_warehouse(self.settings.warehouse, self.folder, self.variables)
-        if isinstance(opened, FileWarehouse):
-            opened.landing = landing_tables(self)
+        if isinstance(opened, TakesLanded):
+            opened.take_landed(landing_tables(self))
         return opened
 
     @_Shared

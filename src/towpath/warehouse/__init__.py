@@ -1,7 +1,8 @@
 """Where the tables are: one connection to the engine that reads them, and point-in-time SQL for it."""
 
 from towpath.warehouse.engine import Engine
-from towpath.warehouse.files import FileWarehouse
+from towpath.warehouse.files import FileWarehouse, LaysOut
+from towpath.warehouse.landed import TakesLanded
 from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
 from towpath.warehouse.port import Warehouse, open_warehouse
 from towpath.warehouse.snapshots import Snapshots, TableState
@@ -11,8 +12,10 @@ __all__ = [
     "Engine",
     "Facts",
     "FileWarehouse",
+    "LaysOut",
     "Snapshots",
     "TableState",
+    "TakesLanded",
     "Warehouse",
     "newest_sql",
     "open_warehouse",

@@ -21,12 +21,25 @@ from towpath.warehouse.snapshots import TableState
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FileWarehouse", "Landing"]
+__all__ = ["FileWarehouse", "Landing", "LaysOut"]
 
 _NO_PARAMETERS: Mapping[str, object] = {}
 _DATA = "{TOWPATH_DATA}"
 _ENTITY_BYTES, _VALUE_BYTES, _MEMORY_SHARE = 160, 24, 0.8
 """What the newest row of a key takes in DuckDB, measured with numbers; texts take more, which the rest of the memory is for."""
+
+
+class LaysOut(Protocol):
+    """Where pushed rows become a table: a warehouse of files, or what stands beside a server."""
+
+    @property
+    def engine(self) -> Engine:
+        """Keeps them as Parquet."""
+        ...
+
+    def describe(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
+        """Names and types of what a view gives."""
+        ...
 
 
 class Landing(Protocol):
@@ -36,7 +49,7 @@ class Landing(Protocol):
         """Whether it knows a table of that name."""
         ...
 
-    def prepare(self, warehouse: "FileWarehouse", table: str) -> tuple[object, ...]:
+    def prepare(self, warehouse: LaysOut, table: str) -> tuple[object, ...]:
         """Make the table known to the warehouse's engine; another value next time means other rows."""
         ...
 
@@ -63,6 +76,10 @@ class FileWarehouse:
         self._lock = threading.Lock()
         self._counter = count()
         self._kept = Kept(self.engine)
+
+    def take_landed(self, landing: Landing) -> None:
+        """From now on its queries may read ``landing.<view>``."""
+        self.landing = landing
 
     def __str__(self) -> str:
         import duckdb

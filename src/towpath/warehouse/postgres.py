@@ -1,20 +1,19 @@
 """PostgreSQL as warehouse, through ADBC: SQL goes in, Arrow comes out; the SQL runs there, nothing is kept there."""
 
 import re
-import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from adbc_driver_manager import Error as DriverError
 from adbc_driver_postgresql import StatementOptions, dbapi
 
-from towpath.errors import ProjectError, ResourceError, TowpathError, UnavailableError
+from towpath.errors import ProjectError, ResourceError, UnavailableError
 from towpath.settings import WarehouseSettings, masked
 from towpath.sql import Query, quoted
 from towpath.types import utc
+from towpath.warehouse.adbc import AdbcWarehouse, compiled, refuse_twins, without_notes
 from towpath.warehouse.lateral import SPINE, newest_select, training_set_steps
 from towpath.warehouse.point_in_time import AsOf, Facts
 
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgresWarehouse"]
 
 _NO_PARAMETERS: Mapping[str, object] = {}
-_MOMENTS = dict.fromkeys(("as_of", "since", "until"), utc("1970-01-01"))
 _CONNECT_S = 10
-_IDLE_CONNECTIONS = 4
 _FETCHED_ROWS = 50_000
 """Of one batch that comes through a cursor."""
 _COPIED_BYTES = 4 * 2**20
@@ -50,7 +47,7 @@ _STATES = {
 _REFUSED_AT_THE_DOOR = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba\.conf entry")
 
 
-class PostgresWarehouse:
+class PostgresWarehouse(AdbcWarehouse["_Session"]):
     """A PostgreSQL of version 14 or newer. Calls may come from many threads at once; each has a connection of its own.
 
     Each call is one transaction that sees one moment of the database and is rolled back in the end, with the temporary
@@ -71,7 +68,7 @@ class PostgresWarehouse:
         folder: Path,  # noqa: ARG002 - every engine is opened alike
         variables: Mapping[str, str],  # noqa: ARG002 - as above
     ) -> None:
-        self.url = masked(url)
+        super().__init__(masked(url), settings.memory_mib)
         timeout = "" if "connect_timeout" in url else f"{'&' if '?' in url else '?'}connect_timeout={_CONNECT_S}"
         self._address = url + timeout
         # One query sorts and hashes at several places, each of which may take work_mem.
@@ -83,9 +80,6 @@ class PostgresWarehouse:
             f"set temp_buffers = '{max(8, settings.memory_mib // 16)}MB'",
             f"set max_parallel_workers_per_gather = {settings.threads - 1}",
         )
-        self._idle: list[Any] = []
-        self._lock = threading.Lock()
-        self._closed = False
         self._version = ""
 
     def __str__(self) -> str:
@@ -103,45 +97,6 @@ class PostgresWarehouse:
             self._version = str(version.column(0)[0].as_py())
             return sorted(session.all(_TABLES).column(0).to_pylist())
 
-    def describe(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
-        """Names and types of what a query gives, without running it.
-
-        Raises:
-            ProjectError: A table is missing, two columns have one name, or the engine refuses the SQL.
-            UnavailableError: The server is away.
-        """
-        with self._session(query) as session:
-            text, bound = _compiled(query, {**_MOMENTS, **parameters})
-            return _bare(session.schema(session.plain(text, bound), bound))
-
-    def read(self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Table":
-        """All rows of a query.
-
-        Raises:
-            ProjectError: As in `describe`, or a parameter has no value.
-            ResourceError: The server has not enough memory or disk for it, or cancelled it.
-            UnavailableError: The server is away.
-        """
-        with self.stream(query, parameters) as reader:
-            return reader.read_all()
-
-    @contextmanager
-    def stream(
-        self, query: Query, parameters: Mapping[str, object] = _NO_PARAMETERS
-    ) -> Generator["pa.RecordBatchReader"]:
-        """Rows of a query in batches as they come; neither side keeps them all.
-
-        Without parameters they come by COPY; with parameters, which COPY does not take, through a cursor, at half the pace.
-
-        Raises:
-            ProjectError: As in `read`.
-            ResourceError: As in `read`.
-            UnavailableError: As in `read`.
-        """
-        with self._session(query) as session:
-            text, bound = _compiled(query, parameters)
-            yield session.rows(session.plain(text, bound), bound)
-
     def point_in_time(
         self, facts: Facts, spine: "pa.Table", as_of: AsOf, parameters: Mapping[str, object] = _NO_PARAMETERS
     ) -> "pa.Table":
@@ -153,7 +108,7 @@ class PostgresWarehouse:
             UnavailableError: As in `read`.
         """
         with self._session(facts.query) as session:
-            text, bound = _compiled(facts.query, parameters)
+            text, bound = _compiled(self._with_landed(session, facts.query), parameters)
             steps = training_set_steps(facts, session.plain(text, bound), as_of=as_of)
             session.ingest(SPINE, _with_instants(spine))
             for statement in steps.entities:
@@ -175,59 +130,11 @@ class PostgresWarehouse:
             UnavailableError: As in `read`.
         """
         with self._session(facts.query) as session:
-            text, bound = _compiled(facts.query, parameters)
+            text, bound = _compiled(self._with_landed(session, facts.query), parameters)
             view, last = session.plain(text, bound), len(bound)
             sql = newest_select(facts, view, as_of=f"${last + 1}", since=f"${last + 2}")
             moments = [parameters[name] for name in ("as_of", "since")]
             yield session.rows(sql, [*bound, *(utc(moment) for moment in moments if isinstance(moment, datetime))])
-
-    def close(self) -> None:
-        """Let go of the connections; one that is still read from goes when its reader is done."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
-
-    @contextmanager
-    def _session(self, asked: Query | str) -> Generator["_Session"]:
-        """A connection in a transaction that is rolled back; what the driver raises inside becomes ours."""
-        session = None
-        connection = self._taken()
-        sound = False
-        try:
-            hint = {StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(_COPIED_BYTES)}
-            with closing(connection.cursor(adbc_stmt_kwargs=hint)) as cursor:
-                session = _Session(cursor)
-                yield session
-            sound = True
-        except (DriverError, OSError) as error:
-            _raise_ours(error, asked, self.url, session.last if session else "")
-        except TowpathError as error:
-            if isinstance(asked, Query) and not error.where:
-                raise type(error)(error.what, asked.path, error.mend) from error
-            raise
-        finally:
-            self._given_back(connection, sound=sound)
-
-    def _taken(self) -> Any:
-        """An idle connection that still answers, else a new one; in a transaction of its own."""
-        while True:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            fresh = connection is None
-            try:
-                connection = connection or self._opened()
-                connection.adbc_connection.set_autocommit(False)
-                with closing(connection.cursor()) as cursor:
-                    cursor.execute("set transaction isolation level repeatable read")
-            except DriverError as error:
-                if connection is not None:
-                    connection.close()
-                if fresh:
-                    _raise_ours(error, "", self.url, "")
-            else:
-                return connection
 
     def _opened(self) -> Any:
         connection = dbapi.connect(self._address, autocommit=True)
@@ -236,19 +143,23 @@ class PostgresWarehouse:
                 cursor.execute(setting)
         return connection
 
-    def _given_back(self, connection: Any, *, sound: bool) -> None:
-        """Kept for the next call; closed where anything went wrong, or enough of them are idle."""
-        if sound:
-            try:
-                connection.adbc_connection.rollback()
-                connection.adbc_connection.set_autocommit(True)
-                with self._lock:
-                    if not self._closed and len(self._idle) < _IDLE_CONNECTIONS:
-                        self._idle.append(connection)
-                        return
-            except DriverError:
-                pass  # it went away after the last row was read; the next call takes another
-        connection.close()
+    def _begun(self, connection: Any) -> None:
+        connection.adbc_connection.set_autocommit(False)
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("set transaction isolation level repeatable read")
+
+    def _ended(self, connection: Any) -> None:
+        connection.adbc_connection.rollback()
+        connection.adbc_connection.set_autocommit(True)
+
+    @contextmanager
+    def _on(self, connection: Any) -> Generator["_Session"]:
+        hint = {StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(_COPIED_BYTES)}
+        with closing(connection.cursor(adbc_stmt_kwargs=hint)) as cursor:
+            yield _Session(cursor)
+
+    def _raise_ours(self, error: Exception, asked: Query | str, sent: str) -> NoReturn:
+        _raise_ours(error, asked, self.url, sent)
 
 
 class _Session:
@@ -268,6 +179,16 @@ class _Session:
         else:
             self._cursor.execute(sql)
 
+    def described(self, query: Query, parameters: Mapping[str, object]) -> "pa.Schema":
+        """Names and types of what a query gives, as they will leave."""
+        text, bound = _compiled(query, parameters)
+        return without_notes(self.schema(self.plain(text, bound), bound))
+
+    def selected(self, query: Query, parameters: Mapping[str, object]) -> "pa.RecordBatchReader":
+        """Rows of a query in batches: without parameters by COPY; with them, which COPY does not take, at half the pace."""
+        text, bound = _compiled(query, parameters)
+        return self.rows(self.plain(text, bound), bound)
+
     def schema(self, sql: str, bound: Sequence[object]) -> "pa.Schema":
         """What a SELECT gives, as the driver says it."""
         self.last = sql
@@ -276,8 +197,7 @@ class _Session:
     def plain(self, sql: str, bound: Sequence[object]) -> str:
         """The SELECT with each column as a type that leaves as it should, see `PostgresWarehouse`."""
         schema = self.schema(sql, bound)
-        if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-            raise ProjectError(f"Two columns are named '{twice[0]}'.", mend="give one of them another name with 'as'")
+        refuse_twins(schema.names)
         columns = [f"{quoted(field.name)}{_cast(field)}" for field in schema]
         if all(_cast(field) == "" for field in schema):
             return sql
@@ -298,7 +218,7 @@ class _Session:
             reader = self._reader(f"fetch forward {_FETCHED_ROWS} from towpath_rows")
         else:
             reader = self._reader(sql)
-        schema = _bare(reader.schema)
+        schema = without_notes(reader.schema)
 
         def whole() -> Generator[pa.RecordBatch]:
             part = reader
@@ -319,7 +239,7 @@ class _Session:
         return self._cursor.fetch_record_batch()
 
     def ingest(self, name: str, table: "pa.Table") -> None:
-        """Put a table into a temporary one."""
+        """Put a table into a temporary one; it goes with the transaction."""
         self.last = ""
         self._cursor.adbc_ingest(name.strip('"'), table, mode="create", temporary=True)
 
@@ -335,11 +255,7 @@ where c.relkind in ('r', 'p', 'v', 'm', 'f')
 
 def _compiled(query: Query, parameters: Mapping[str, object]) -> tuple[str, Sequence[object]]:
     """The SELECT with the engine's own placeholders, and their values; null, which has no type, stands in the SELECT."""
-    if missing := [name for name in query.parameters if name not in parameters]:
-        raise ProjectError(f"The parameter ':{missing[0]}' has no value.", query.path, f"give {missing[0]}=…")
-    names = [name for name in query.parameters if parameters[name] is not None]
-    values = [parameters[name] for name in names]
-    bound = [utc(value) if isinstance(value, datetime) else value for value in values]
+    names, bound = compiled(query, parameters)
     return query.numbered("postgres", names), bound
 
 
@@ -364,12 +280,6 @@ def _scale(modifier: int) -> int | None:
         return None
     scale = (modifier - 4) & 0x7FF
     return scale - 0x800 if scale & 0x400 else scale
-
-
-def _bare(schema: "pa.Schema") -> "pa.Schema":
-    import pyarrow as pa
-
-    return pa.schema([(field.name, field.type) for field in schema])
 
 
 def _whole(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch":
@@ -419,8 +329,6 @@ def _raise_ours(error: Exception, asked: Query | str, url: str, sent: str) -> No
         "25006": "name a server that takes temporary tables, which a read replica does not",
         "42P01": "tow doctor lists the warehouse; name one of its tables",
     }.get(state, "mend the SQL or the table")
-    if state == "42P01" and '"landing.' in said:
-        mend = "pushed rows are joined to a view in a warehouse of files only; leave landing out of this view's SQL"
     raise ProjectError(f"The warehouse refuses: {said}", where, mend) from error
 
 
