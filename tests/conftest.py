@@ -16,7 +16,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from postgres_server import PostgresServer, program
-from warehouse_stand import AdbcStand, FileStand, Stand
+from warehouse_stand import AdbcStand, FakeSnowflake, FileStand, Stand
 
 # Two busy cores make any deadline a coin toss; how fast things are is what benchmarks/ says.
 settings.register_profile("towpath", deadline=None)
@@ -131,6 +131,17 @@ def postgres() -> Iterator[PostgresServer]:
         missing("PostgreSQL", "apt-get install postgresql")
         return
     server = PostgresServer(initdb)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def fake_snowflake() -> Iterator[FakeSnowflake]:
+    """A private emulator of Snowflake, where somebody installed it beside the project."""
+    found = os.environ.get("TOWPATH_TEST_FAKESNOW") or shutil.which("fakesnow")
+    if found is None:
+        pytest.skip("fakesnow is missing (uv tool install 'fakesnow[server]' --with 'snowflake-connector-python<5')")
+    server = FakeSnowflake(found)
     yield server
     server.close()
 

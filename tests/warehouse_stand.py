@@ -1,6 +1,9 @@
 """A warehouse of each engine with a way to put tables into it, for every room that reads one."""
 
 import itertools
+import socket
+import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -112,6 +115,75 @@ class AdbcStand:
     def close(self) -> None:
         self.warehouse.close()
         self._landing.close()
+
+
+class SnowflakeStand:
+    """An account, or an emulator of one; tables are written there as SQL, named as SQL without quotes would name them."""
+
+    def __init__(self, url: str, *, emulated: bool = False) -> None:
+        from towpath.warehouse.snowflake import SnowflakeWarehouse
+
+        class Emulated(SnowflakeWarehouse):
+            form = "carried"  # the emulator has no ASOF join
+
+        self.url = url
+        settings = WarehouseSettings(url=url, memory_mib=64, threads=1)
+        self.warehouse: Warehouse = (
+            Emulated(url, settings, Path(), {}) if emulated else open_warehouse(settings, Path(), {})
+        )
+        self._landing = SnowflakeWarehouse(url, settings, Path(), {})
+        self.run("create schema if not exists marts")
+        self._numbers = itertools.count()
+
+    def run(self, statement: str) -> None:
+        with self._landing._session("") as session:
+            session._run(statement)
+
+    def land(self, table: pa.Table, name: str | None = None, *, by_pandas: bool = False) -> str:
+        name = name or f"marts.t{next(self._numbers)}"
+        *schema, bare = (part.upper() for part in name.split("."))
+        if by_pandas:
+            table = pa.Table.from_pandas(table.to_pandas(), schema=table.schema, preserve_index=False)
+        table = _of_microseconds(table)
+        with self._landing._session("") as session:
+            for each in schema:
+                session._run(f'create schema if not exists "{each}"')
+            target = ".".join(f'"{part}"' for part in (*schema, bare))
+            session.fill(target, table, kind="table")
+        return name
+
+    def close(self) -> None:
+        self.warehouse.close()
+        self._landing.close()
+
+
+class FakeSnowflake:
+    """A private server of fakesnow on a free port; it lives in an environment of its own, because it wants another DuckDB."""
+
+    def __init__(self, found: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self._process = subprocess.Popen(
+            [found, "-s", "-p", str(self.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        give_up = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                assert self._process.poll() is None, "the server ended"
+                assert time.monotonic() < give_up, "the server did not start within 60 s"
+                time.sleep(0.1)
+            else:
+                return
+
+    def url(self, database: str) -> str:
+        return f"snowflake://fake:snow@127.0.0.1:{self.port}/{database}/PUBLIC?account=fakesnow&protocol=http"
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def _of_microseconds(table: pa.Table) -> pa.Table:

@@ -7,11 +7,16 @@ import pytest
 
 from postgres_server import PostgresServer
 from towpath.testing import WarehouseContract
-from warehouse_stand import AdbcStand, FileStand, Stand
+from warehouse_stand import AdbcStand, FakeSnowflake, FileStand, SnowflakeStand, Stand
 
 URL = "TOWPATH_TEST_WAREHOUSE_URL"
 POSTGRES_LACKS = {
     "test_a_sum_of_whole_numbers_is_a_whole_number": "never: there a sum of bigint is a numeric without a scale, which may hold a fraction",
+}
+
+EMULATOR_LACKS = {
+    "test_times_leave_as_utc_microseconds": "notyet: fakesnow sends a null time as a struct of nulls, which the driver reads as 1970",
+    "test_a_sum_of_whole_numbers_is_a_whole_number": "notyet: fakesnow gives a sum as REAL, where Snowflake gives NUMBER(38, 0)",
 }
 
 
@@ -37,6 +42,13 @@ def named() -> Iterator[Stand]:
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def emulated(fake_snowflake: FakeSnowflake) -> Iterator[Stand]:
+    opened = SnowflakeStand(fake_snowflake.url("CONTRACT"), emulated=True)
+    yield opened
+    opened.close()
+
+
 class TestFiles(WarehouseContract):
     @pytest.fixture
     def stand(self, files: Stand) -> Stand:
@@ -49,6 +61,16 @@ class TestPostgres(WarehouseContract):
     @pytest.fixture
     def stand(self, server: Stand) -> Stand:
         return server
+
+
+class TestEmulatedSnowflake(WarehouseContract):
+    """Through the driver that a real account takes; the SQL is run by DuckDB, and the join in its carried form."""
+
+    lacks = EMULATOR_LACKS
+
+    @pytest.fixture
+    def stand(self, emulated: Stand) -> Stand:
+        return emulated
 
 
 if URL in os.environ:

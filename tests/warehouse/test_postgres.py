@@ -206,8 +206,8 @@ def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_engine_that_nobody_made_is_named_with_those_there_are() -> None:
-    with pytest.raises(ProjectError, match=r"'snowflake'; there are: 'duckdb', 'postgresql'"):
-        opened("snowflake://app@account/shop")
+    with pytest.raises(ProjectError, match=r"'teradata'; there are: 'bigquery', 'duckdb', 'postgresql', 'snowflake'"):
+        opened("teradata://app@account/shop")
 
 
 def test_memory_does_not_grow_with_the_rows_that_are_streamed(server: AdbcStand) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from towpath.errors import ProjectError, ResourceError, TowpathError
 from towpath.sql import Query, quoted
 from towpath.types import utc
+from towpath.warehouse.leaving import converted, outgoing
 
 if TYPE_CHECKING:
     import duckdb
@@ -198,8 +199,8 @@ class Engine:
 
         with self._session(sql) as (cursor, text):
             raw = cursor.execute(text, _bound(cursor, text, parameters)).to_arrow_reader(_BATCH_ROWS)
-            schema = _outgoing(raw.schema)
-            yield pa.RecordBatchReader.from_batches(schema, (_converted(batch, schema) for batch in raw))
+            schema = outgoing(raw.schema)
+            yield pa.RecordBatchReader.from_batches(schema, (converted(batch, schema) for batch in raw))
 
     def describe(self, sql: str | Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
         """Names and types of what a SELECT gives, without running it.
@@ -219,7 +220,7 @@ class Engine:
                     f"Two columns are named '{twice[0]}'.", mend="give one of them another name with 'as'"
                 )
             inner = f"select * from (\n{text}\n) limit 0"
-            return _outgoing(cursor.execute(inner, bound).to_arrow_table().schema)
+            return outgoing(cursor.execute(inner, bound).to_arrow_table().schema)
 
     def write_parquet(
         self, sql: str | Query, path: Path | str, parameters: Mapping[str, object] = _NO_PARAMETERS
@@ -300,42 +301,6 @@ def _inlined(query: Query, parameters: Mapping[str, object]) -> str:
         return exp.convert(value)
 
     return query.tree.transform(literal).sql(dialect="duckdb", comments=False)
-
-
-def _outgoing(schema: "pa.Schema") -> "pa.Schema":
-    import pyarrow as pa
-
-    return pa.schema([(field.name, _plain(field.type)) for field in schema])
-
-
-def _plain(kind: "pa.DataType") -> "pa.DataType":
-    import pyarrow as pa
-
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us", "UTC")
-    if pa.types.is_decimal(kind):
-        return pa.int64() if kind.scale == 0 else pa.float64()
-    if pa.types.is_uint64(kind):
-        return pa.int64()
-    if pa.types.is_dictionary(kind):
-        return kind.value_type
-    return kind
-
-
-def _converted(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch":
-    import pyarrow as pa
-
-    columns: list[pa.Array] = []
-    for column, field in zip(batch.columns, schema, strict=True):
-        if pa.types.is_timestamp(field.type) and column.type.tz is None:
-            column = column.cast(pa.timestamp("us"), safe=False)  # noqa: PLW2901 - the same column, finer named
-        try:
-            columns.append(column.cast(field.type))
-        except pa.ArrowInvalid as error:
-            raise ProjectError(
-                f"Column '{field.name}' holds a whole number wider than 64 bits.", mend="cast it to double"
-            ) from error
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @contextmanager

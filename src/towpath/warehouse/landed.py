@@ -146,15 +146,10 @@ def renamed(query: Query, names: Mapping[str, str]) -> Query:
     from sqlglot import exp
 
     def rename(node: "exp.Expr") -> "exp.Expr":
-        if not isinstance(node, exp.Table) or _name(node) not in names:
+        if not isinstance(node, exp.Table) or (name := names.get(_name(node))) is None:
             return node
-        alias = exp.to_identifier(
-            node.alias_or_name, quoted=bool(node.alias and node.args["alias"].this.quoted) or None
-        )
-        node.set("db", None)
-        node.set("this", exp.to_identifier(names[_name(node)], quoted=True))
-        node.set("alias", exp.TableAlias(this=alias))
-        return node
+        alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier(node.name))
+        return exp.Table(this=exp.to_identifier(name, quoted=True), alias=alias)
 
     tree = query.tree.copy().transform(rename)
     return query.with_tree(tree) if isinstance(tree, exp.Query) else query

@@ -1,5 +1,6 @@
-"""The eight rules for engines that we cannot run here: written in their own words, parsed, and never executed by us."""
+"""The eight rules for engines that stand elsewhere: one SELECT in their own words, of two forms."""
 
+import re
 from datetime import timedelta
 from typing import Literal
 
@@ -13,6 +14,7 @@ Dialect = Literal["snowflake", "bigquery", "databricks", "redshift", "duckdb"]
 Form = Literal["asof", "carried"]
 DIALECTS: tuple[Dialect, ...] = ("snowflake", "bigquery", "databricks", "redshift")
 
+_BARE = re.compile(r"[a-z_][a-z0-9_$]*")
 _MICROS: dict[Dialect, str] = {
     "snowflake": "date_part(epoch_microsecond, {}::timestamp_tz)",
     "bigquery": "unix_micros(cast({} as timestamp))",
@@ -24,7 +26,15 @@ _MICROS: dict[Dialect, str] = {
 
 
 def generated_training_set_sql(
-    facts: Facts, dialect: Dialect, *, spine: str, as_of: AsOf = "known", form: Form | None = None
+    facts: Facts,
+    dialect: Dialect,
+    *,
+    spine: str,
+    as_of: AsOf = "known",
+    form: Form | None = None,
+    view: str | None = None,
+    with_rows: str = "",
+    numbered: bool = False,
 ) -> str:
     """Write the point-in-time join of one spine and one view in an engine's own words.
 
@@ -37,6 +47,9 @@ def generated_training_set_sql(
         spine: A table with ``rn``, ``t`` (microseconds since 1970) and the key parts ``k0``, ``k1`` …
         as_of: With ``known`` and a declared landing time, rule 4 of the design holds.
         form: The engine's own unless given.
+        view: The view's SELECT in the engine's words; translated unless given.
+        with_rows: A common table expression that goes first, ``name as (…)``, where the spine is one.
+        numbered: The row's number comes first, as ``rn``, for an engine whose driver does not keep their order.
 
     Returns:
         A SELECT as `towpath.warehouse.training_set_sql` gives it, parameters in the engine's spelling.
@@ -54,12 +67,14 @@ def generated_training_set_sql(
     fresh = "" if ttl_us is None else f"and event >= t - {ttl_us}"
     values = [f"f{i}" for i in range(len(facts.columns))]
     on_winner = " and ".join(f"payload.{part} = winners.{part}" for part in (*_parts(facts), "event", "landed"))
-    chosen = ", ".join(f"payload.f{i} as {_label(name, dialect)}" for i, name in enumerate(facts.columns))
+    columns = [f"payload.f{i} as {_label(name, dialect)}" for i, name in enumerate(facts.columns)]
+    chosen = ", ".join([*(["spine_rows.rn as towpath_rn"] if numbered else []), *columns])
+    first = f"{with_rows},\n" if with_rows else ""
     asof = form == "asof" if form else dialect == "snowflake"
     winners = _asof(facts, dialect) if asof else _carried(facts, dialect)
     return f"""
-with view_rows as (
-    {_view_rows(facts, dialect)}
+with {first}view_rows as (
+    {_view_rows(facts, dialect, view)}
 ),
 facts as (
     select {keys}, event, landed, {known} as known
@@ -97,8 +112,22 @@ order by spine_rows.rn
 """.strip()
 
 
-def generated_newest_sql(facts: Facts, dialect: Dialect) -> str:
+def generated_newest_sql(
+    facts: Facts,
+    dialect: Dialect,
+    *,
+    view: str | None = None,
+    moments: tuple[int, int] | None = None,
+    with_rows: str = "",
+) -> str:
     """Write the newest row per key that is known at ``:as_of`` and whose event is not before ``:since``.
+
+    Args:
+        facts: The view.
+        dialect: Whose words.
+        view: The view's SELECT in the engine's words; translated unless given.
+        moments: Both, in microseconds since 1970; parameters unless given.
+        with_rows: Common table expressions that go first.
 
     Returns:
         A SELECT as `towpath.warehouse.newest_sql` gives it.
@@ -106,16 +135,20 @@ def generated_newest_sql(facts: Facts, dialect: Dialect) -> str:
     keys = _keys(facts)
     present = " and ".join(f"{part} is not null" for part in ("event", *_parts(facts)))
     as_of, since = (_MICROS[dialect].format(_PLACEHOLDERS[dialect].format(name)) for name in ("as_of", "since"))
-    edge = facts.landed_since_us
-    landed = "" if edge is None else f"and (landed >= {edge} or event >= {edge})"
+    if moments is not None:
+        as_of, since = (str(moment) for moment in moments)
+    fresh = ""
+    if facts.landed_since_us is not None:
+        fresh = f"and (landed >= {facts.landed_since_us} or event >= {facts.landed_since_us})"
+    first = f"{with_rows},\n" if with_rows else ""
     chosen = ", ".join(f"f{i}" for i in range(len(facts.columns)))
     return f"""
-with view_rows as (
-    {_view_rows(facts, dialect)}
+with {first}view_rows as (
+    {_view_rows(facts, dialect, view)}
 )
 select {keys}, event, landed, {chosen}
 from view_rows
-where {present} and event <= {as_of} and landed <= {as_of} and event >= {since} {landed}
+where {present} and event <= {as_of} and landed <= {as_of} and event >= {since} {fresh}
 qualify row_number() over (partition by {keys} order by event desc, landed desc) = 1
 """.strip()
 
@@ -170,7 +203,7 @@ carried as (
 )"""
 
 
-def _view_rows(facts: Facts, dialect: Dialect) -> str:
+def _view_rows(facts: Facts, dialect: Dialect, view: str | None) -> str:
     micros = _MICROS[dialect]
     event = micros.format(_quoted(facts.event_time, dialect))
     created = facts.created_time
@@ -178,7 +211,7 @@ def _view_rows(facts: Facts, dialect: Dialect) -> str:
     columns = [f"{_quoted(name, dialect)} as k{i}" for i, name in enumerate(facts.keys)]
     columns += [f"{event} as event", f"{landed} as landed"]
     columns += [f"{_quoted(name, dialect)} as f{i}" for i, name in enumerate(facts.columns)]
-    return f"select {', '.join(columns)} from ({facts.query.in_dialect(dialect)}) as towpath_view"
+    return f"select {', '.join(columns)} from ({view or facts.query.in_dialect(dialect)}) as towpath_view"
 
 
 def _parts(facts: Facts) -> list[str]:
@@ -190,8 +223,8 @@ def _keys(facts: Facts) -> str:
 
 
 def _quoted(name: str, dialect: Dialect) -> str:
-    """A column of the view; one that is written without quotes is upper case in Snowflake."""
-    return _label(name.upper() if dialect == "snowflake" and name.islower() else name, dialect)
+    """A column of the view; one that needs no quotes is upper case in Snowflake."""
+    return _label(name.upper() if dialect == "snowflake" and _BARE.fullmatch(name) else name, dialect)
 
 
 def _label(name: str, dialect: Dialect) -> str:
