@@ -15,7 +15,7 @@ from towpath.platform.remembered import SeenColumn, SeenSource, recall, remember
 from towpath.project.sources import KINDS, SourceDeclaration, kind_of
 from towpath.sql import Query, quoted
 from towpath.types import duration, duration_text
-from towpath.warehouse import Snapshots
+from towpath.warehouse import FileWarehouse
 
 if TYPE_CHECKING:
     from towpath.features.lineage import Lineage
@@ -370,10 +370,10 @@ class Sources:
     def _file_time(self, table: str) -> datetime | None:
         """When the newest file of a table was written; None where the warehouse does not tell."""
         warehouse = self._platform.warehouse
-        if not isinstance(warehouse, Snapshots):
+        if not isinstance(warehouse, FileWarehouse):
             return None
         state = warehouse.snapshot(_select("*", table))
-        written = [ns for one in state or () for _, _, ns in one.files]
+        written = [ns for one in state for _, _, ns in one.files]
         return datetime.fromtimestamp(max(written) / 1e9, tz=UTC) if written else None
 
 

@@ -16,6 +16,8 @@ from towpath.types import utc
 from towpath.warehouse.adbc import AdbcWarehouse, compiled, refuse_twins, without_notes
 from towpath.warehouse.lateral import SPINE, newest_select, training_set_steps
 from towpath.warehouse.point_in_time import AsOf, Facts
+from towpath.warehouse.row_marks import table_state
+from towpath.warehouse.snapshots import TableState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,6 +137,33 @@ class PostgresWarehouse(AdbcWarehouse["_Session"]):
             sql = newest_select(facts, view, as_of=f"${last + 1}", since=f"${last + 2}")
             moments = [parameters[name] for name in ("as_of", "since")]
             yield session.rows(sql, [*bound, *(utc(moment) for moment in moments if isinstance(moment, datetime))])
+
+    def snapshot(self, query: Query) -> tuple[TableState, ...] | None:
+        """What the tables of a query look like now; None where of one of them nothing sure can be said.
+
+        Raises:
+            ProjectError: The user may not read one of them.
+            UnavailableError: The server is away.
+        """
+        from sqlglot import exp
+
+        named = {
+            ".".join(part.name for part in table.parts): ".".join(part.sql("postgres") for part in table.parts)
+            for table in query.tree.find_all(exp.Table)
+            if table.name
+        }
+        landed = self.landed.among(query) if self.landed is not None else ()
+        states: list[TableState] = []
+        with self._session(query) as session:
+            for table in query.tables:
+                if self.landed is not None and table in landed:
+                    state: str | None = self.landed.state(table)
+                else:
+                    state = table_state(named[table], query, session.all)
+                if state is None:
+                    return None
+                states.append(TableState(table=table, state=state))
+        return tuple(states)
 
     def _opened(self) -> Any:
         connection = dbapi.connect(self._address, autocommit=True)
