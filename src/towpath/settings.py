@@ -45,8 +45,8 @@ class WarehouseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Where the tables are that feature and training SQL reads."""
 
     url: str = "duckdb://warehouse"
-    """The scheme picks the engine: ``duckdb://FOLDER`` with ``<schema>/<table>.parquet``, or ``postgresql://USER@HOST/DATABASE``;
-    ``env:NAME`` or ``file:PATH`` keeps a password out of this file."""
+    """The scheme picks the engine: ``duckdb://FOLDER`` with ``<schema>/<table>.parquet``, ``postgresql://USER@HOST/DATABASE``,
+    ``snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W`` or ``bigquery://PROJECT/DATASET``; ``env:NAME`` or ``file:PATH`` keeps a password out of this file."""
     tables: dict[str, str] = {}
     """For duckdb, tables that lie elsewhere: ``"sales.lines" = "path or glob"``; ``{TOWPATH_DATA}`` stands for that variable's folder."""
     memory_mib: Annotated[int, Meta(ge=64, le=1_048_576)] = 2_048

@@ -157,4 +157,3 @@ def test_a_source_is_ill_or_well_as_it_is_with_files(folder: Path, declared: str
     (folder / "sources.toml").write_text(text, "utf-8")
     with opened(folder, START + timedelta(hours=25)) as platform:
         assert [one.kind for one in platform.sources.ill()] == kinds
-        assert all(one.features for one in platform.sources.ill())

@@ -36,8 +36,9 @@ def server(postgres: PostgresServer) -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def named() -> Iterator[Stand]:
-    """A PostgreSQL that others run; the tables that are made in its schema ``marts`` stay there."""
-    opened = AdbcStand(os.environ[URL])
+    """A warehouse that others run; the tables that are made in its schema ``marts`` stay there."""
+    url = os.environ[URL]
+    opened: Stand = SnowflakeStand(url) if url.startswith("snowflake:") else AdbcStand(url)
     yield opened
     opened.close()
 
@@ -76,7 +77,7 @@ class TestEmulatedSnowflake(WarehouseContract):
 if URL in os.environ:
 
     class TestByUrl(WarehouseContract):
-        lacks = POSTGRES_LACKS
+        lacks = POSTGRES_LACKS if os.environ[URL].startswith("postgres") else {}
 
         @pytest.fixture
         def stand(self, named: Stand) -> Stand:

@@ -259,7 +259,7 @@ def _written(query: Query, parameters: Mapping[str, object]) -> tuple[str, Seque
         if isinstance(node, exp.Identifier) and not node.args.get("quoted"):
             return exp.to_identifier(node.name.upper(), quoted=True)
         if type(node) is exp.Div:
-            return exp.Div(this=exp.cast(node.this, "double"), expression=node.expression)
+            node.set("this", exp.cast(node.this, "double"))  # in place: what is below is still to be written
         return node
 
     bound = [value.isoformat() if isinstance(value, date) else value for value in values]
