@@ -57,12 +57,13 @@ def moment(tick: int) -> datetime:
 class Stand:
     """A warehouse and an online store; each case has a view of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str = "lmdb://online") -> None:
         self.root = folder
+        self.url = url
         self.folder = folder / "warehouse"
         self.folder.mkdir(parents=True)
         self.warehouse: FileWarehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
-        self.online: OnlineStore = open_online("lmdb://online", folder)
+        self.online: OnlineStore = open_online(url, folder)
         self._numbers = itertools.count()
 
     def land(self, name: str, rows: list[Row]) -> None:
@@ -107,9 +108,19 @@ class Stand:
         return joined.column(name).to_pylist()
 
 
-@pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    opened = Stand(tmp_path_factory.mktemp("stand"))
+_prefixes = itertools.count()
+
+
+def address(store: str, request: pytest.FixtureRequest) -> str:
+    """Of an empty store of that engine."""
+    if store == "lmdb":
+        return "lmdb://online"
+    return f"{request.getfixturevalue('shared_redis').url()}?prefix=builds{next(_prefixes)}"
+
+
+@pytest.fixture(scope="module", params=["lmdb", "redis"])
+def stand(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    opened = Stand(tmp_path_factory.mktemp("stand"), address(request.param, request))
     yield opened
     opened.warehouse.close()
     opened.online.close()
@@ -468,18 +479,14 @@ from towpath.sql import Query
 from towpath.stores.online import open_online
 from towpath.warehouse import open_warehouse
 
-folder, name, batches, full = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "full"
+folder, name, url, full = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "full"
 warehouse = open_warehouse(WarehouseSettings(memory_mib=512, threads=1), folder, {})
-online = open_online("lmdb://online", folder)
+online = open_online(url, folder)
 query = Query.parse(f"select * from {name}", f"{name}.sql")
 header = FeatureHeader(entity="id", event_time="event", created_time="created")
 view = features.describe(ViewFile(name=name, query=query, header=header), warehouse, project="shop")
-seen = []
-
 def progress(rows):
-    seen.append(rows)
-    if len(seen) == batches:
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 moment = datetime(2011, 9, 2, tzinfo=UTC)
 features.build(view, warehouse, online, as_of=moment, full=full, clock=FixedClock(moment), progress=progress)
@@ -487,9 +494,12 @@ features.build(view, warehouse, online, as_of=moment, full=full, clock=FixedCloc
 
 
 @pytest.mark.parametrize("kind", ["full", "since"])
-def test_a_build_that_is_killed_leaves_the_old_state_readable_and_the_next_run_right(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("store", ["lmdb", "redis"])
+def test_a_build_that_is_killed_leaves_the_old_state_readable_and_the_next_run_right(
+    request: pytest.FixtureRequest, tmp_path: Path, store: str, kind: str
+) -> None:
     # given a view of more than one batch that was built
-    stand = Stand(tmp_path)
+    stand = Stand(tmp_path, address(store, request))
     size = 150_000
     rows = [Row(str(i), 0, 0, 1) for i in range(size)]
     view = stand.view(rows, created_time="created")
@@ -498,10 +508,10 @@ def test_a_build_that_is_killed_leaves_the_old_state_readable_and_the_next_run_r
     stand.land(view.name, [*rows, *(Row(str(i), 0, 20, 2) for i in range(size))])
     stand.online.close()
     ran = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(tmp_path), view.name, "1", kind], check=False, capture_output=True
+        [sys.executable, "-c", _KILLED, str(tmp_path), view.name, stand.url, kind], check=False, capture_output=True
     )
     assert ran.returncode == -signal.SIGKILL, ran.stderr.decode()
-    stand.online = open_online("lmdb://online", tmp_path)
+    stand.online = open_online(stand.url, tmp_path)
     # then each key is read: as it was where everything was built beside, old or new where new rows came in
     keys: list[str | None] = [str(i) for i in range(0, size, 1_000)]
     found = stand.read(view, keys, 100_000)
@@ -547,3 +557,77 @@ def test_a_feature_may_have_any_name_also_one_of_ours(stand: Stand) -> None:
     again = features.difference(view, view, stand.warehouse, moments=(moment(5), moment(5)), names=("1", "1"))
     assert not again.differ
     assert [one.feature for one in again.features] == names
+
+
+_RACING = """
+import os, sys, time
+from datetime import UTC, datetime
+from pathlib import Path
+from towpath import features
+from towpath.clock import FixedClock
+from towpath.errors import ConflictError
+from towpath.project.declarations import FeatureHeader
+from towpath.project.folder import ViewFile
+from towpath.settings import WarehouseSettings
+from towpath.sql import Query
+from towpath.stores.online import open_online
+from towpath.warehouse import open_warehouse
+
+folder, name, url = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+warehouse = open_warehouse(WarehouseSettings(memory_mib=256, threads=1), folder, {})
+online = open_online(url, folder)
+query = Query.parse(f"select * from {name}", f"{name}.sql")
+view = features.describe(ViewFile(name=name, query=query, header=FeatureHeader(entity="id", event_time="event")), warehouse, project="shop")
+online.tables()
+moment = datetime(2011, 9, 2, tzinfo=UTC)
+print("ready", flush=True)
+for line in sys.stdin:
+    while time.time() < float(line):
+        pass
+    try:
+        features.build(view, warehouse, online, as_of=moment, full=True, clock=FixedClock(moment), progress=lambda _: time.sleep(0.4))
+    except ConflictError as error:
+        print(error.what, flush=True)
+    else:
+        print("built", flush=True)
+"""
+
+
+@pytest.mark.parametrize("store", ["lmdb", "redis"])
+def test_of_two_processes_that_build_everything_in_the_same_moment_one_does(
+    request: pytest.FixtureRequest, tmp_path: Path, store: str
+) -> None:
+    # given two processes that are about to build one view
+    stand = Stand(tmp_path, address(store, request))
+    view = stand.view([Row("1", 0, 0, 1)])
+    run = [sys.executable, "-c", _RACING, str(tmp_path), view.name, stand.url]
+    racing = [
+        subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(2)
+    ]
+
+    def said(process: "subprocess.Popen[str]") -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    try:
+        assert [said(process) for process in racing] == ["ready", "ready"]
+        # when both begin at once, again and again
+        for _ in range(5):
+            for process in racing:
+                assert process.stdin is not None
+                process.stdin.write(f"{time.time() + 0.05}\n")
+            ended = sorted(said(process) for process in racing)
+            # then one builds, and the other is told so
+            assert ended[1] == "built" or "is being built already" in ended[1]
+            assert sum(each == "built" for each in ended) == 1, ended
+            assert stand.read(view, ["1"], 100_000) == [1.0]
+    finally:
+        for process in racing:
+            process.communicate(timeout=30)
+    # and nothing is left behind but what readers may still hold
+    state = builds.build_state(stand.online, view.table)
+    assert state is not None
+    assert state.beside is None
+    assert set(stand.online.tables()) - {"builds", "schemas"} == {state.table, *(one.table for one in state.former)}
+    stand.warehouse.close()
+    stand.online.close()

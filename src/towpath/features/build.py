@@ -153,7 +153,7 @@ def _bring_up(run: _Run, state: BuildState | None, work: Due, snapshot: str | No
     view, online = run.view, run.online
     done = _done(run, snapshot, clock)
     if work.work == "everything" and not (state is not None and state.table and _pushed(view)):
-        _fill_beside(run, state, done)
+        _fill_beside(run, done)
         return
     run.pour(lambda rows: builds.write_rows(online, view.table, rows), event=beginning(view), known=work.since)
     if state is not None and state.as_of is not None and run.as_of < state.as_of and work.work == "since":
@@ -167,9 +167,9 @@ def _bring_up(run: _Run, state: BuildState | None, work: Due, snapshot: str | No
     builds.sweep(online, view.table, after)
 
 
-def _fill_beside(run: _Run, state: BuildState | None, done: BuildState) -> None:
+def _fill_beside(run: _Run, done: BuildState) -> None:
     online, table = run.online, run.view.table
-    announced = builds.begin_beside(online, table, state)
+    announced = builds.begin_beside(online, table)
     assert announced.beside is not None
     beside = announced.beside.table
 

@@ -3,8 +3,11 @@
 A lost online store so loses what is known about it too, and the next build is a whole one, never a silent gap.
 """
 
+import hashlib
 import os
+import secrets
 import socket
+import time
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -37,6 +40,8 @@ BUILDS = "builds"
 GRACE_S = 60.0
 """A table that was swapped out stays that long, for readers that still hold its name."""
 _ABANDONED_S = 600.0
+_SETTLED_S = 5.0
+_SETTLING_S = 0.005
 _SIGN = 1 << 63
 _NO_FORMER: tuple["Former", ...] = ()
 
@@ -161,29 +166,73 @@ def write_rows(online: OnlineStore, table: str, rows: Sequence[tuple[bytes, byte
         written |= wanted  # and look again: a swap may have come between
 
 
-def begin_beside(online: OnlineStore, table: str, state: BuildState | None) -> BuildState:
+def begin_beside(online: OnlineStore, table: str) -> BuildState:
     """Announce a table beside the one that is read, and remove what a builder that is gone left.
+
+    Of builders that begin within the same moment one gets it, without a lock that every engine would have to have: each makes
+    a table of its own first and then looks for those of others. Whoever sees an older one goes; whoever sees a younger
+    one waits until that has gone, or has announced itself because it came too early to see.
+
+    Args:
+        online: The store.
+        table: The name that the view's form or a lock gives.
 
     Raises:
         ConflictError: Another builder is filling one.
     """
     now = SystemClock().now()
-    if state is not None and state.beside is not None and not state.beside.abandoned(now):
-        other = state.beside
-        raise ConflictError(
-            f"'{table}' is being built already, by process {other.pid} on {other.host}.",
-            mend="wait until it has ended; if it is gone, try again in ten minutes",
-        )
-    state = state or BuildState(step=0)
-    keep = {state.table, *(former.table for former in state.former)}
-    for name in online.tables():
-        if name.startswith(f"{table}~") and name not in keep:
-            online.drop(name)
-    beside = Filling(table=f"{table}~{micros(now):x}", host=socket.gethostname(), pid=os.getpid(), seen_at=now)
+    mine = f"{table}~{micros(now):x}.{_here()}.{os.getpid():x}.{secrets.token_hex(2)}"
+    online.write(mine, [])
+    try:
+        state = _alone(online, table, mine)
+    except BaseException:
+        online.drop(mine)
+        raise
+    beside = Filling(table=mine, host=socket.gethostname(), pid=os.getpid(), seen_at=now)
     state = msgspec.structs.replace(state, step=state.step + 1, beside=beside)
-    online.write(beside.table, [])
     put_state(online, table, state)
     return state
+
+
+def _alone(online: OnlineStore, table: str, mine: str) -> BuildState:
+    """How far the view is built, once no other builder is under way."""
+    until = time.monotonic() + _SETTLED_S
+    while True:
+        names = [name for name in online.tables() if name.startswith(f"{table}~") and name != mine]
+        state = build_state(online, table) or BuildState(step=0)  # read after the names: what was swapped in is kept
+        now = SystemClock().now()
+        if state.beside is not None and not state.beside.abandoned(now):
+            raise _conflict(table, f"process {state.beside.pid} on {state.beside.host}")
+        keep = {state.table, *(former.table for former in state.former)}
+        others = [name for name in names if name not in keep]
+        for name in [each for each in others if _left(each, now)]:
+            online.drop(name)
+            others.remove(name)
+        if not others:
+            return state
+        if min(others) < mine or time.monotonic() > until:
+            raise _conflict(table, "a process that began in the same moment")
+        time.sleep(_SETTLING_S)
+
+
+def _left(name: str, now: datetime) -> bool:
+    """Whether the builder that made a table, which nobody announced, is gone."""
+    began, _, builder = name.rpartition("~")[2].partition(".")
+    if micros(now) - int(began, 16) > _ABANDONED_S * 1e6:
+        return True
+    host, _, process = builder.partition(".")
+    return not builder or (host == _here() and not _alive(int(process.partition(".")[0], 16)))
+
+
+def _here() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _conflict(table: str, who: str) -> ConflictError:
+    return ConflictError(
+        f"'{table}' is being built already, by {who}.",
+        mend="wait until it has ended; if it is gone, try again in ten minutes",
+    )
 
 
 def going_on(online: OnlineStore, table: str, state: BuildState) -> BuildState:
