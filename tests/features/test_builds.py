@@ -412,7 +412,7 @@ class _Slow:
             self._meanwhile = False
             state = builds.build_state(self._online, self._table)
             assert state is not None
-            announced = builds.begin_beside(self._online, self._table, state)
+            announced = builds.begin_beside(self._online, self._table)
             builds.swap(self._online, self._table, announced, state)
         self._online.write(table, rows)
 
@@ -428,7 +428,7 @@ def test_rows_that_were_on_their_way_while_a_swap_came_are_in_the_new_table_too(
 
 def test_a_builder_whose_table_another_took_over_does_not_swap(stand: Stand) -> None:
     view = stand.view([], created_time="created")
-    mine = builds.begin_beside(stand.online, view.table, None)
+    mine = builds.begin_beside(stand.online, view.table)
     assert mine.beside is not None
     other = replace(mine.beside, table=f"{mine.beside.table}0")
     builds.put_state(stand.online, view.table, replace(mine, step=mine.step + 1, beside=other))

@@ -119,6 +119,9 @@ class OnlineTable:
     class Found:
         def __init__(self, columns: Any, missing: Any, event_us: Any) -> None:
             self.columns, self.missing, self.event_us = columns, missing, event_us
+            self.matrix = None
+
+    waits = False
 
     def __init__(
         self, rows: Mapping[Any, Mapping[str, float]], names: tuple[str, ...], *, refuse: bool = False
@@ -134,6 +137,9 @@ class OnlineTable:
         missing = [() if row is not None else self._names for row in found]
         events = {"sales": np.array([-1 if row is None else 5 for row in found])}
         return self.Found(columns, missing, events)
+
+    def nothing(self, n: int, error: Exception) -> Any:
+        return self.read({}, n, 0)
 
 
 LOCK = FeatureLock(

@@ -240,6 +240,11 @@ def test_a_row_that_lacks_a_needed_feature_falls_back_alone() -> None:
 
 def test_while_the_online_store_is_away_the_fallback_answers(by_key: Served) -> None:
     class Away:
+        waits = False
+
+        def nothing(self, n: int, error: UnavailableError) -> Any:
+            raise error
+
         def read(self, key_columns: Any, n: int, now_us: int) -> Any:
             raise UnavailableError("the store is away")
 

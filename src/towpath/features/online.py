@@ -69,6 +69,20 @@ class OnlineReader:
         self._look_again_at = -math.inf
         self._plan = _Plan((), None, None)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a read may wait for a server."""
+        return self._online.waits
+
+    def nothing(self, n: int, error: UnavailableError) -> OnlineRows:
+        """What `read` gives while the store is away, for a caller that waits no longer: defaults, and everything missing.
+
+        Args:
+            n: Number of rows.
+            error: Why; told to `away`, or raised.
+        """
+        return self._decoded(self._lost(n, error), n, 0)
+
     def read(self, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> OnlineRows:
         """Read the newest row of each view for each of `n` rows, as of now, in one trip to the store.
 
@@ -155,10 +169,13 @@ class OnlineReader:
                         return self._online.read_many([(table, there) for table in tables])
             return self._one_by_one(plan.groups, key_columns, n)
         except UnavailableError as error:
-            if self._away is None:
-                raise
-            self._away(error)
-            return [[None] * n for _ in self._views]
+            return self._lost(n, error)
+
+    def _lost(self, n: int, error: UnavailableError) -> Sequence[Sequence[bytes | None]]:
+        if self._away is None:
+            raise error
+        self._away(error)
+        return [[None] * n for _ in self._views]
 
     def _one_by_one(
         self, groups: Sequence["_Group"], key_columns: Mapping[str, Sequence[object]], n: int

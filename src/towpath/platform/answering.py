@@ -226,6 +226,8 @@ class _Kept:
 class _AsKnown:
     """Looks features up as they were known at each row's moment, by the SQL that the version was trained on."""
 
+    waits = False
+
     def __init__(self, platform: "Platform", locks: "Sequence[FeatureLock]", header: Any) -> None:
         self._platform = platform
         self._locks = locks
@@ -267,6 +269,9 @@ class _AsKnown:
         for row in np.flatnonzero(open_rows).tolist():
             missing[row] = tuple(name for name, gap in gaps.items() if gap[row])
         return views.OnlineRows(columns=columns, missing=missing, event_us={}, refused=refused)
+
+    def nothing(self, n: int, error: UnavailableError) -> "views.OnlineRows":  # noqa: ARG002 - the port's arguments
+        raise error
 
 
 def _gaps(values: "NDArray[Any]") -> "NDArray[np.bool_]":

@@ -108,7 +108,7 @@ def _version(link: "FallbackDeclaration", work: "Work", rows: list[int], deadlin
 
 def _columns(work: "Work", served: Served) -> Generator[Call, Outcome, Columns]:
     """Its input; on-demand features are computed where nobody did so before."""
-    work.prepare(served)
+    yield from work.prepare(served)
     yield from work.complete(served)
     return work.prepared[served.version].columns
 

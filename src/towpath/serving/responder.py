@@ -125,7 +125,7 @@ class Responder:
         now_us = micros(self.clock.now())
         live = self.deployments.live
         work = Work(deployment, ask, prediction_id=self.next_id(), start=start, now_us=now_us, live=live)
-        work.read()
+        yield from work.read()
         for served, route_rows in work.groups:
             yield from work.ask_model(served, route_rows)
         if work.open_rows:

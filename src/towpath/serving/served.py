@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -85,9 +85,23 @@ class OnlineRows(Protocol):
         """View → when each row's values became true, microseconds since 1970; below zero where there are none."""
         ...
 
+    @property
+    def matrix(self) -> "NDArray[np.float64] | None":
+        """All columns side by side, where they are numbers and were read so."""
+        ...
+
 
 class Reader(Protocol):
     """Looks features up; `towpath.features.OnlineReader` is one."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a read may wait for a server, and so has no place in the event loop."""
+        ...
+
+    def nothing(self, n: int, error: UnavailableError) -> OnlineRows:
+        """What `read` gives while the store is away."""
+        ...
 
     def read(self, key_columns: Mapping[str, Sequence[object]], n: int, now_us: int) -> OnlineRows:
         """Read the newest row of each view for each of `n` rows."""
@@ -173,6 +187,8 @@ class Served:
         self.beside_lane = Lane(f"{manifest.model}-beside", queue_rows=_BESIDE_ROWS, threads=1)
         """Of its own, so that a fallback which hangs when nobody needs it costs nobody an answer."""
         self.features_lane = Lane(f"{manifest.model}-features", queue_rows=manifest.serving.queue_rows)
+        self.look_up_lane = Lane(f"{manifest.model}-look-up", queue_rows=manifest.serving.queue_rows)
+        """Where look-ups wait for a server; those that hang are no fault of this worker, so it is not replaced for them."""
         self.horizon_us = (
             round(duration(manifest.output.horizon).total_seconds() * 1e6) if manifest.output.horizon else 0
         )
@@ -183,6 +199,7 @@ class Served:
         }
         self._looked_up = tuple(called)
         self._looked_up_set = frozenset(called)
+        self._order = self._order_of(called)
         self._by_view = {
             view: frozenset(name for name in called if name.rpartition(".")[0] == view)
             for view in {name.rpartition(".")[0] for name in called}
@@ -206,7 +223,7 @@ class Served:
 
     def close_lanes(self) -> None:
         """Let idle threads end; nothing more is taken."""
-        for lane in (*self.lanes, self.beside_lane):
+        for lane in (*self.lanes, self.beside_lane, self.look_up_lane):
             lane.close()
 
     def worked(self, columns: Columns, rows: int) -> None:
@@ -251,8 +268,22 @@ class Served:
         self._asking = None
         self.breaker.came_of(answered=not why, why=why)
 
-    def from_rows(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Prepared:
+    def waits(self, rows: Sequence[Any] | None, columns: Columns | None) -> bool:
+        """Whether reading this input may wait for a server: it names a key, and rows are looked up over a network."""
+        if self.reader is None or not self.reader.waits:
+            return False
+        given = rows if rows is not None else [columns or {}]
+        return any(key in row for row in given if isinstance(row, Mapping) for key in self.keys)
+
+    def from_rows(
+        self, rows: Sequence[Mapping[str, Any]], now_us: int, *, away: UnavailableError | None = None
+    ) -> Prepared:
         """Read JSON rows.
+
+        Args:
+            rows: One mapping per row.
+            now_us: What ttl is counted from.
+            away: Why nothing can be looked up, where that is known; nobody is asked then.
 
         Raises:
             InputError: Names the row and the field.
@@ -266,7 +297,9 @@ class Served:
         for key, parts in asked.items():
             _check_parts(key, parts)
         wanting = self.reader is not None and bool(asked)
-        online = self._look_up(asked, len(rows), now_us) if wanting else None
+        online = self._look_up(asked, len(rows), now_us, away) if wanting else None
+        if online is not None and functions is None and (matrix := self._as_looked_up(online, rows)) is not None:
+            return Prepared(matrix, online.missing, self._refused(online.missing), online)
         looked: Columns = {}
         if wanting:
             looked = self._nothing(len(rows)) if online is None else online.columns
@@ -317,8 +350,14 @@ class Served:
         missing = _still_missing(online.missing, rows)
         return Prepared(columns, missing, self._refused(missing), online)
 
-    def from_columns(self, given: Columns, n: int, now_us: int) -> Prepared:
+    def from_columns(self, given: Columns, n: int, now_us: int, *, away: UnavailableError | None = None) -> Prepared:
         """Read columns or tensors: one per input, or a single 2-D one for all columns of a tabular model.
+
+        Args:
+            given: By name.
+            n: Number of rows.
+            now_us: As in `from_rows`.
+            away: As in `from_rows`.
 
         Raises:
             InputError: Names the input.
@@ -340,7 +379,7 @@ class Served:
         # whoever brings every feature, as the batch path does, is not given today's
         needed = self.names if self.functions is None else self.functions.needed
         wanting = self.reader is not None and bool(keys) and not all(name in given for name in needed)
-        online = self._look_up(keys, n, now_us) if wanting else None
+        online = self._look_up(keys, n, now_us, away) if wanting else None
         looked: Columns = {}
         if wanting:
             looked = self._nothing(n) if online is None else online.columns
@@ -393,10 +432,27 @@ class Served:
             return dict(zip(columns.names, values, strict=True))
         return {name: plain(columns[name][row]) for name in self.names}
 
-    def _look_up(self, keys: Mapping[str, Sequence[object]], n: int, now_us: int) -> "OnlineRows | None":
+    def _order_of(self, looked_up: Collection[str]) -> "tuple[()] | list[int] | None":
+        """Where the model's columns are in what is looked up: empty as they come, none where it reads other things too."""
+        if not self.names or not self.scalar or any(name not in looked_up for name in self.names):
+            return None
+        given = list(looked_up)
+        return () if given == list(self.names) else [given.index(name) for name in self.names]
+
+    def _as_looked_up(self, online: "OnlineRows", rows: Sequence[Mapping[str, Any]]) -> Matrix | None:
+        """What was looked up as the model's own matrix, where rows are keys and nothing else; 30 columns took 30 µs."""
+        matrix = online.matrix
+        if matrix is None or self._order is None or not all(map(self.extra.issuperset, rows)):
+            return None
+        return Matrix(self.names, matrix[:, self._order] if self._order else matrix)
+
+    def _look_up(
+        self, keys: Mapping[str, Sequence[object]], n: int, now_us: int, away: UnavailableError | None
+    ) -> "OnlineRows | None":
         """The online rows; none where the store is away or a row is damaged, and then the fallback answers."""
+        reader = cast("Reader", self.reader)
         try:
-            return cast("Reader", self.reader).read(keys, n, now_us)
+            return reader.read(keys, n, now_us) if away is None else reader.nothing(n, away)
         except (UnavailableError, FormatError) as error:
             _log.warning("%s: features cannot be read: %s", self.manifest.model, error)
             return None

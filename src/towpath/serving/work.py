@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from towpath.errors import InputError, ModelError
+from towpath.errors import InputError, ModelError, UnavailableError
 from towpath.features import entity_key
 from towpath.features.on_demand import Computed
 from towpath.serving.answered import NOTHING, OK, Answered, Ask
@@ -85,7 +85,7 @@ class Work:
         self.deadline = start + timeout_s
         self.model_deadline = start + max(timeout_s - kept_s, timeout_s * _MODEL_SHARE)
 
-    def read(self) -> None:
+    def read(self) -> "Generator[Call, Outcome, None]":
         """Read the input, name keys, units and segments, and route each row."""
         base, ask = self.base, self.ask
         every = list(range(self.answered.count))
@@ -94,13 +94,13 @@ class Work:
         if base is None:
             self._nobody(every, "down")
             return
-        self._prepare(base)
+        yield from self._prepare(base)
         if not base.plain:
             self._name_rows(base)
         route = self._one_route()
         if route is not None:
             self.routes = route
-            self._send(route, every)
+            yield from self._send(route, every)
             return
         keys, units, segments = self.keys, self.units, self.segments
         routes: list[Route] = []
@@ -116,7 +116,7 @@ class Work:
             by_route.setdefault(one, []).append(row)
         self.routes = routes
         for one, rows in by_route.items():
-            self._send(one, rows)
+            yield from self._send(one, rows)
 
     def ask_model(self, served: Served, rows: list[int]) -> "Generator[Call, Outcome, None]":
         """Call one version for its rows; those without a good answer stay open."""
@@ -282,7 +282,7 @@ class Work:
             return Route(version, source, None, "ok")
         return self.deployment.policy.same_for_all
 
-    def _send(self, route: Route, rows: list[int]) -> None:
+    def _send(self, route: Route, rows: list[int]) -> "Generator[Call, Outcome, None]":
         """Give rows to the version that shall answer them, or to the fallback."""
         answered = self.answered
         if route.arm is not None:
@@ -297,29 +297,44 @@ class Work:
             return
         for row in rows:
             answered.sources[row] = route.source
-        self.prepare(served)
+        yield from self.prepare(served)
         self.groups.append((served, rows))
 
     def _nobody(self, rows: list[int], reason: Reason) -> None:
         same = self.deployment.policy.same_for_all
         self._open(rows, same.reason if same is not None and same.reason != OK else reason)
 
-    def prepare(self, served: Served) -> None:
+    def prepare(self, served: Served) -> "Generator[Call, Outcome, None]":
         """Read the input for one version, if nobody did so before."""
         if served.version not in self.prepared:
-            self._prepare(served)
+            yield from self._prepare(served)
 
-    def _prepare(self, served: Served) -> None:
-        self.prepared[served.version] = prepared = self._prepared(served)
+    def _prepare(self, served: Served) -> "Generator[Call, Outcome, None]":
+        if served.waits(self.ask.rows, self.ask.columns):
+            prepared = yield from self._looked_up(served)
+        else:
+            prepared = self._prepared(served)
+        self.prepared[served.version] = prepared
         if prepared.missing is not None and self.answered.missing is None and any(prepared.missing):
             self.answered.missing = prepared.missing
 
-    def _prepared(self, served: Served) -> Prepared:
+    def _prepared(self, served: Served, away: UnavailableError | None = None) -> Prepared:
         ask = self.ask
         now_us = self.now_us if ask.at_us is None else ask.at_us
         if ask.rows is not None:
-            return served.from_rows(ask.rows, now_us)
-        return served.from_columns(ask.columns or {}, ask.rows_count, now_us)
+            return served.from_rows(ask.rows, now_us, away=away)
+        return served.from_columns(ask.columns or {}, ask.rows_count, now_us, away=away)
+
+    def _looked_up(self, served: Served) -> "Generator[Call, Outcome, Prepared]":
+        """The same in a thread, where a server is asked: one that hangs holds up this request and no other."""
+        outcome = yield Call(
+            served.look_up_lane, partial(self._prepared, served), self.answered.count, self.model_deadline
+        )
+        if outcome.value is not None:
+            return outcome.value
+        if outcome.reason == "wrong" and outcome.error is not None:
+            raise outcome.error
+        return self._prepared(served, UnavailableError(f"The look-up of features was {outcome.reason}."))
 
     def _name_rows(self, base: Served) -> None:
         if base.entity:

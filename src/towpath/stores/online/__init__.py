@@ -30,6 +30,11 @@ class OnlineStore(Protocol):
     The first 16 bytes of a value say when it became true and when it landed; as bytes they sort as the times do.
     """
 
+    @property
+    def waits(self) -> bool:
+        """Whether a read may wait for somebody else, as for a server; serving then reads in a thread of its own."""
+        ...
+
     def write(self, table: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Put rows: per key the greater first 16 bytes stay, of equals the later row.
 

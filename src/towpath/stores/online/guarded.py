@@ -41,6 +41,11 @@ class GuardedOnlineStore:
         return f"GuardedOnlineStore({self._store!r})"
 
     @property
+    def waits(self) -> bool:
+        """As the store's own; not while it is away, for then nobody waits."""
+        return self._store.waits and self._fault is None
+
+    @property
     def away(self) -> bool:
         """Whether reads fail at once."""
         return self._fault is not None
