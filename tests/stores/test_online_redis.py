@@ -1,6 +1,8 @@
 """Redis as an online store: the contract, and what only a server that others share must do."""
 
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -213,3 +215,133 @@ def test_threads_share_few_connections_and_never_one_at_a_time(shared_redis: "Re
         assert all(pool.map(read, range(2_000)))
     assert len(store._quick._idle) <= 8  # pyright: ignore[reportAttributeAccessIssue]
     store.close()
+
+
+def certificates(folder: Path) -> Path:
+    """A certificate authority of our own, and a server's certificate for 127.0.0.1 that it signed."""
+    import ipaddress
+    from datetime import timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    from towpath.clock import SystemClock
+
+    now = SystemClock().now()
+    authority = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "our own authority")])
+
+    def signed(name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType) -> bytes:
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).add_extension(extension, critical=True)
+        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        return builder.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    (folder / "ca.pem").write_bytes(signed(issuer, authority, x509.BasicConstraints(ca=True, path_length=None)))
+    (folder / "server.pem").write_bytes(signed(x509.Name([]), key, here))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+def test_over_tls_a_server_is_believed_whose_certificate_our_authority_signed_and_no_other(
+    own_redis: "RedisServer", tmp_path: Path, scheme: str
+) -> None:
+    # given a server that speaks TLS on a second port
+    made = certificates(tmp_path)
+    port = free_port()
+    admin = opened(own_redis)
+    settings = {"tls-cert-file": "server.pem", "tls-key-file": "server.key", "tls-ca-cert-file": "ca.pem"}
+    parts = [part.encode() for name, file in settings.items() for part in (name, str(made / file))]
+    try:
+        command(admin, b"CONFIG", b"SET", *parts, b"tls-auth-clients", b"no", b"tls-port", str(port).encode())
+    except UnavailableError as error:
+        pytest.skip(f"this redis-server was built without TLS: {error.what}")
+    # when it is asked by somebody who knows the authority
+    store = open_online(f"{scheme}://127.0.0.1:{port}/0?ssl_ca_certs={made}/ca.pem", Path())
+    store.write("prices", [(b"[1]", value(1, 1, b"a"))])
+    assert store.read("prices", [b"[1]"]) == [value(1, 1, b"a")]
+    # then nobody who does not know it is told anything
+    stranger = open_online(f"{scheme}://:hunter2@127.0.0.1:{port}/0", Path())
+    with pytest.raises(UnavailableError, match=r"(?i)certificate") as caught:
+        stranger.read("prices", [b"[1]"])
+    assert "hunter2" not in f"{caught.value}{caught.value.where}"
+    for each in (store, stranger, admin):
+        each.close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def command(store: OnlineStore, *parts: bytes) -> object:
+    return store._ask(*parts)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+
+
+def test_a_user_who_may_only_read_reads_and_is_told_that_it_may_not_write(own_redis: "RedisServer") -> None:
+    admin = opened(own_redis)
+    command(admin, b"ACL", b"SETUSER", b"serving", b"on", b">hunter2", b"~towpath:*", b"+hmget", b"+ping")
+    address = f"127.0.0.1:{own_redis.port}"
+    more = b"+eval +hset +sadd +smembers +srem +unlink +hlen +info".split()
+    command(admin, b"ACL", b"SETUSER", b"building", b"on", b">hunter2", b"~towpath:*", b"+hmget", b"+ping", *more)
+    builder = open_online(f"redis://building:hunter2@{address}/0", Path())
+    builder.write("prices", [(b"[1]", value(1, 1, b"a"))])
+    builder.write("dropped", [])
+    builder.drop("dropped")
+    assert (builder.tables(), builder.count("prices")) == (["prices"], 1)
+    assert isinstance(builder, Inspected)
+    assert builder.health().faults == ()
+    serving = open_online(f"redis://serving:hunter2@{address}/0", Path())
+    assert serving.read("prices", [b"[1]"]) == [value(1, 1, b"a")]
+    for fails in (lambda: serving.write("prices", [(b"[1]", value(2, 1, b"b"))]), serving.tables):
+        with pytest.raises(UnavailableError, match="refuses") as caught:
+            fails()
+        assert "hunter2" not in f"{caught.value}{caught.value.where}{caught.value.mend}"
+        assert "user" in caught.value.mend
+    elsewhere = open_online(f"redis://serving:hunter2@{address}/0?prefix=other", Path())
+    with pytest.raises(UnavailableError, match="refuses"):
+        elsewhere.read("prices", [b"[1]"])
+    nobody = open_online(f"redis://nobody:hunter2@{address}/0", Path())
+    with pytest.raises(UnavailableError, match="refuses") as caught:
+        nobody.read("prices", [b"[1]"])
+    assert "hunter2" not in f"{caught.value}{caught.value.where}"
+    for each in (admin, builder, serving, elsewhere, nobody):
+        each.close()
+
+
+def test_a_cluster_and_a_sentinel_are_refused_by_name(redis_program: str, tmp_path: Path) -> None:
+    from tests.conftest import RedisServer
+
+    server = RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    store = open_online(server.url(), Path())
+    for fails in (lambda: store.read("prices", [b"[1]"]), lambda: store.write("prices", [(b"[1]", value(1, 1, b"a"))])):
+        with pytest.raises(UnavailableError, match="Redis Cluster") as caught:
+            fails()
+        assert "primary" in caught.value.mend
+    store.close()
+    server.kill()
+    port = free_port()
+    configuration = tmp_path / "sentinel.conf"
+    configuration.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 1 1\n")
+    sentinel = subprocess.Popen([redis_program, str(configuration), "--sentinel"], stdout=subprocess.DEVNULL)
+    try:
+        store = open_online(f"redis://127.0.0.1:{port}/0", Path())
+        until = time.monotonic() + 10
+        said = ""
+        while "Sentinel" not in said and time.monotonic() < until:  # it takes a moment to start
+            with pytest.raises(UnavailableError) as refused:
+                store.read("prices", [b"[1]"])
+            said = refused.value.what
+        assert "Redis Sentinel" in said
+        store.close()
+    finally:
+        sentinel.kill()
+        sentinel.wait()

@@ -2,12 +2,12 @@
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 
@@ -21,6 +21,7 @@ _KEY_BYTES = 511
 _TABLES = 1_024
 _TIMES = slice(0, 16)
 _by_key = itemgetter(0)
+_Found = TypeVar("_Found")
 
 _open: "dict[Path, _Environment]" = {}
 _open_lock = threading.Lock()
@@ -45,6 +46,8 @@ class LmdbOnlineStore:
         (b'new', 1)
         >>> store.close()
     """
+
+    waits = False
 
     def __init__(self, url: str, folder: Path, *, timeout_ms: int = PATIENT_MS) -> None:  # noqa: ARG002 - the plug's arguments
         self._path = (folder / url.removeprefix("lmdb://")).resolve()
@@ -110,26 +113,37 @@ class LmdbOnlineStore:
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted."""
-        with self._env.reading_lock, _errors(self._path), self._env.begin() as txn:
-            return sorted(key.decode() for key in txn.cursor().iternext(keys=True, values=False))
+
+        def names() -> list[str]:
+            with self._env.begin() as txn:
+                return sorted(key.decode() for key in txn.cursor().iternext(keys=True, values=False))
+
+        return self._as_it_is(names)
 
     def count(self, table: str) -> int:
         """Number of rows; 0 where there is no such table."""
-        with self._env.reading_lock, _errors(self._path):
+
+        def rows() -> int:
             handle = self._env.handle(table)
             if handle is None:
                 return 0
             with self._env.begin() as txn:
                 return txn.stat(handle)["entries"]
 
+        return self._as_it_is(rows)
+
     def drop(self, table: str) -> None:
         """Remove a table and its rows; no error where there is none."""
-        with self._env.write_lock, self._env.reading_lock, _errors(self._path):
+
+        def gone() -> None:
             handle = self._env.handle(table)
             if handle is not None:
                 with self._env.begin(write=True) as txn:
                     txn.drop(handle, delete=True)
                 self._env.handles.pop(table, None)
+
+        with self._env.write_lock:
+            self._as_it_is(gone)
 
     def health(self) -> Health:
         """How large the file is."""
@@ -168,20 +182,31 @@ class LmdbOnlineStore:
 
     def _read_slowly(self, asked: Sequence[tuple[str, Sequence[bytes]]], error: Exception) -> list[list[bytes | None]]:
         """What is seldom: a table that is first asked for or is not there, an empty key, what other processes changed."""
-        with _errors(self._path):
-            if isinstance(error, lmdb.MapResizedError):
-                self._env.grown_elsewhere()
-            elif isinstance(error, lmdb.BadDbiError | lmdb.InvalidParameterError):
-                for table, _ in asked:
-                    self._env.handles.pop(table, None)  # another process dropped it and made it anew
-            elif not isinstance(error, KeyError | lmdb.BadValsizeError):
+        if isinstance(error, lmdb.BadDbiError | lmdb.InvalidParameterError):
+            for table, _ in asked:
+                self._env.handles.pop(table, None)  # another process dropped it and made it anew
+        elif not isinstance(error, KeyError | lmdb.BadValsizeError | lmdb.MapResizedError):
+            with _errors(self._path):
                 raise error
+
+        def read() -> list[list[bytes | None]]:
             handles = [self._env.handle(table) for table, _ in asked]
             with self._env.begin() as txn:
                 return [
                     [None if handle is None else txn.get(_stored(key), None, handle) for key in keys]
                     for handle, (_, keys) in zip(handles, asked, strict=True)
                 ]
+
+        return self._as_it_is(read)
+
+    def _as_it_is(self, look: Callable[[], _Found]) -> _Found:
+        """What a look gives, also where other processes make the map larger meanwhile, again and again."""
+        with self._env.reading_lock, _errors(self._path):
+            while True:
+                try:
+                    return look()
+                except lmdb.MapResizedError:
+                    self._env.grown_elsewhere()
 
 
 class _Environment:
@@ -231,7 +256,8 @@ class _Environment:
 
     def grow(self) -> None:
         with self.reading_lock:
-            self._lmdb.reader_check()
+            if self._lmdb.reader_check():
+                return  # pages that readers kept who were killed may be room enough
             self._lmdb.set_mapsize(self._lmdb.info()["map_size"] * 2)
 
     def grown_elsewhere(self) -> None:

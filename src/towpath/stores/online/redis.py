@@ -28,6 +28,11 @@ _KEYS = 1_000
 """Keys of one command, so that a large read does not hold up the small ones of others."""
 _LOW_MEMORY_SHARE = 0.9
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+_OTHERS = {
+    **dict.fromkeys(("MOVED", "CROSSSLOT", "CLUSTERDOWN", "Hash slot not served"), "a Redis Cluster"),
+    **dict.fromkeys(("unknown command 'HMGET'", "unknown command 'EVAL'"), "a Redis Sentinel"),
+}
+"""What a server says that is no primary standing alone → what it is."""
 _OURS = ("connection_class", "prefix")
 _PINGS = 20
 
@@ -77,6 +82,8 @@ class RedisOnlineStore:
     Raises:
         ProjectError: The URL is none of Redis.
     """
+
+    waits = True
 
     def __init__(self, url: str, folder: Path, *, timeout_ms: int = PATIENT_MS) -> None:  # noqa: ARG002 - the plug's arguments
         self._url = masked(url)
@@ -214,6 +221,13 @@ class RedisOnlineStore:
                 "The online store is a replica.", self._url, "name the primary in stores.online"
             ) from error
         except (RedisError, OSError) as error:
+            other = next((name for said, name in _OTHERS.items() if said in str(error)), None)
+            if other is not None:
+                raise UnavailableError(
+                    f"This is {other}, which Towpath does not speak to.",
+                    self._url,
+                    "name a primary that stands alone, or the proxy or service address in front of one, in stores.online",
+                ) from error
             raise UnavailableError(
                 f"The online store cannot be used: {str(error).rstrip('.')}.", self._url, "is the server up? tow doctor"
             ) from error
