@@ -62,7 +62,7 @@ def test_a_paused_redis_holds_up_who_asks_it_and_nobody_else(own_redis: Any, tmp
     # given a model whose features are in Redis, and one beside it that reads none, in one worker
     store = GuardedOnlineStore(filled(open_online(own_redis.url(), tmp_path, timeout_ms=1_000)))
     served, told = looking_up(store)
-    plain = deployed(Served(a_manifest(), PlainModel()))._replace(model="plain")
+    plain = deployed(Served(a_manifest(), PlainModel())).replaced(model="plain")
     answers: list[Any] = []
     with closing(Running(tmp_path, deployed(served), plain)) as running, httpx.Client(timeout=10) as client:
 
