@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from towpath.clock import Clock
-from towpath.errors import FormatError, RefusedError, TowpathError, UnknownError, nearest
-from towpath.journal.days import ROOT, follow, newest, read_file
+from towpath.errors import RefusedError, TowpathError, UnknownError, nearest
+from towpath.journal.days import ROOT, damaged, follow, newest, read_file, rows_or_fault
 from towpath.journal.record import DayManifest, LeftOut
 from towpath.stores.objects import Objects
 
@@ -47,7 +47,7 @@ def explanation(objects: Objects, files: Sequence[str]) -> Callable[[str], Towpa
 
     def ask(said: str) -> TowpathError | None:
         named = [file for file in files if file in said]
-        return next((error for _, error in _damaged(objects, named or files)), None)
+        return next((damaged(objects, path, found) for path, found in _faults(objects, named or files)), None)
 
     return ask
 
@@ -64,9 +64,9 @@ def examine(objects: Objects) -> list[Suspect]:
         manifest = newest(objects, table, day)
         if manifest is None:
             continue
-        for path, error in _damaged(objects, manifest.files):
-            rows = _lost(objects, manifest, path)
-            found.append(_suspect(manifest, path, "damaged", rows, error.what, error.mend))
+        for path, fault in _faults(objects, manifest.files):
+            mend = f"put it back from a backup, or tow journal leave-out '{path}' --because '…'"
+            found.append(_suspect(manifest, path, "damaged", _lost(objects, manifest, path), fault, mend))
         for path, left in manifest.left_out.items():
             why = f"by {left.by} on {left.at:%Y-%m-%d %H:%M}: {left.because}"
             found.append(_suspect(manifest, path, "left out", left.rows, why, f"tow journal take-back '{path}'"))
@@ -99,7 +99,7 @@ def leave_out(objects: Objects, path: str, *, because: str, by: str, clock: Cloc
         raise UnknownError(
             f"The day names no file '{path}'{nearest(path, manifest.files)}", objects.url, "tow journal check"
         )
-    if not any(_damaged(objects, [path])):
+    if not any(_faults(objects, [path])):
         raise RefusedError(
             f"'{path}' was not left out: it can be read, and what was said stays.", objects.url, "tow journal check"
         )
@@ -145,18 +145,17 @@ def take_back(objects: Objects, path: str, *, clock: Clock) -> int:
     return rows
 
 
-def _damaged(objects: Objects, files: Sequence[str]) -> Iterator[tuple[str, FormatError]]:
-    def fault(path: str) -> FormatError | None:
-        try:
-            read_file(objects, path)
-        except FormatError as error:
-            return error
-        return None
+def _faults(objects: Objects, files: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The damaged ones, each with what is the matter."""
+
+    def fault(path: str) -> str | None:
+        found = rows_or_fault(objects, path)
+        return found if isinstance(found, str) else None
 
     with ThreadPoolExecutor(_READERS) as readers:
-        for path, error in zip(files, readers.map(fault, files), strict=True):
-            if error is not None:
-                yield path, error
+        for path, found in zip(files, readers.map(fault, files), strict=True):
+            if found is not None:
+                yield path, found
 
 
 def _lost(objects: Objects, manifest: DayManifest, path: str) -> int | None:

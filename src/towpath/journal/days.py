@@ -25,6 +25,7 @@ __all__ = [
     "ROOT",
     "add",
     "compact",
+    "damaged",
     "day_column",
     "day_files",
     "expire",
@@ -34,6 +35,7 @@ __all__ = [
     "put_file",
     "read_file",
     "rows_of",
+    "rows_or_fault",
     "source",
     "write_rows",
     "write_run",
@@ -323,6 +325,14 @@ def read_file(objects: Objects, path: str) -> "pa.Table":
     Raises:
         FormatError: It is damaged or gone; the text says what was found, what is lost and how to go on.
     """
+    found = rows_or_fault(objects, path)
+    if isinstance(found, str):
+        raise damaged(objects, path, found)
+    return found
+
+
+def rows_or_fault(objects: Objects, path: str) -> "pa.Table | str":
+    """The rows of one file, or what is the matter with it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -331,10 +341,10 @@ def read_file(objects: Objects, path: str) -> "pa.Table":
         data = objects.get(path)
         # `pq.read_table` opens a data set for each file: 1.3 ms against 0.2, and a year of runs is 700 files.
         return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
-    except UnknownError as error:
-        raise _damaged(objects, path, "it is gone") from error
+    except UnknownError:
+        return "it is gone"
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(objects, path, _found_in(data, error)) from error
+        return _found_in(data, error)
 
 
 def _found_in(data: bytes, error: Exception) -> str:
@@ -347,7 +357,8 @@ def _found_in(data: bytes, error: Exception) -> str:
     return f"its {len(data):,} bytes are damaged: {str(error).splitlines()[0].rstrip('.')}"
 
 
-def _damaged(objects: Objects, path: str, found: str) -> FormatError:
+def damaged(objects: Objects, path: str, found: str) -> FormatError:
+    """The error that names a damaged file, what is lost and how to go on."""
     table, day = path.removeprefix(f"{ROOT}/").rsplit("/", 2)[:2]
     return FormatError(
         f"A file of the journal cannot be read, which holds {table} of {day}: '{path}'; {found}.",
