@@ -18,9 +18,17 @@ words = st.text(max_size=20)
 @pytest.mark.parametrize("kind", ALL)
 @given(what=words, where=words, mend=words)
 def test_an_error_survives_pickling_whole(kind: type[TowpathError], what: str, where: str, mend: str) -> None:
-    again = pickle.loads(pickle.dumps(kind(what, where, mend)))
+    error = kind(what, where, mend)
+    again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
-    assert (again.what, again.where, again.mend) == (what, where, mend)
+    assert (again.what, again.where, again.mend) == (error.what, where, mend)
+    assert error.what == what or what.endswith("?.")
+
+
+def test_a_sentence_that_ends_in_an_offered_name_ends_once() -> None:
+    offered, listed = nearest("demnad", ["demand"]), nearest("x", ["demand"])
+    assert TowpathError(f"There is no 'demnad'{offered}.").what == "There is no 'demnad'; did you mean 'demand'?"
+    assert TowpathError(f"There is no 'x'{listed}.").what == "There is no 'x'; there are: 'demand'."
 
 
 @given(problems=st.lists(words, max_size=3))

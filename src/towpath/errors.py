@@ -68,6 +68,7 @@ class TowpathError(Exception):
     status: ClassVar[int] = 503
 
     def __init__(self, what: str, where: str = "", mend: str = "") -> None:
+        what = what.removesuffix(".") if what.endswith("?.") else what  # an offered name ends the sentence itself
         super().__init__(what, where, mend)
         self.what = what
         self.where = where

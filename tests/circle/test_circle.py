@@ -118,6 +118,9 @@ def test_kill_and_revive_reach_a_running_server_within_two_seconds(project: Path
         assert (killed["source"], killed["prediction"]) == ("fallback:same_as_last_week", 70.0)
         inside("revive", "demand", "--because", "mended", "--project", project)
         eventually(lambda: server.ask(GOOD)[0]["reason"] == "ok", 2)
+    # what is not killed cannot be revived, and nothing is written down
+    for name in ("demand", "demand@7"):
+        assert "is not killed" in inside("revive", name, "--project", project, expect=2).err
     told = inside("history", "demand", "--json", "--project", project).json
     assert [(row["kind"], row["because"]) for row in told[1:]] == [("killed", "wrong prices"), ("revived", "mended")]
 

@@ -156,3 +156,13 @@ def test_a_reader_that_went_away_is_no_error(lines: int) -> None:
         _, said = process.communicate(timeout=20)
     # then it is silent, and says neither yes nor no
     assert (process.returncode, said) == (141, "")
+
+
+def test_a_store_that_is_not_there_is_not_made_by_serving_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("publishd", f"file://{tmp_path / 'publishd'}"):
+        assert _call("serve", "--store", url) == 2
+        assert f"There is no store in '{tmp_path / 'publishd'}'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

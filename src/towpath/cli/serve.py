@@ -94,6 +94,11 @@ def _serve_store(given: dict[str, Any]) -> int:
     settings = without_project()
     stores, serving = settings.stores, _settings(settings.serving, given)
     here = Path.cwd()
+    folder = here / given["store"].removeprefix("file://")
+    if ("://" not in given["store"] or given["store"].startswith("file://")) and not folder.is_dir():
+        raise InputError(
+            f"There is no store in '{folder}'.", "--store", "the folder or URL that a project publishes to"
+        )
     keys = given["keys"] or here / stores.keys
     if not any(keys.glob("*.pub")):
         raise InputError(

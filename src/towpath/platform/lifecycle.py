@@ -310,9 +310,22 @@ class ModelHandle:
     def revive(
         self, *, because: str = "", version: int | None = None, consumer: str | None = None, segment: str | None = None
     ) -> "LogEntry":
-        """Take kill switches back: all, or those that are named."""
+        """Take kill switches back: all, or those that are named.
+
+        Raises:
+            UnknownError: No such switch stands, so nothing was taken back.
+        """
         from towpath.registry import history
 
+        named = {"version": version, "consumer": consumer, "segment": segment}
+        asked = {key: value for key, value in named.items() if value is not None}
+        standing = history.current(self.platform.objects, self.name)
+        kills = standing.state.kills if standing else ()
+        if not any(all(getattr(kill, key) == value for key, value in asked.items()) for kill in kills):
+            only = "".join(f" for {key} '{value}'" for key, value in asked.items())
+            raise UnknownError(
+                f"'{self.name}' is not killed{only}; nothing was changed.", mend=f"tow history {self.name}"
+            )
         return history.revive(
             self.platform.objects,
             self.name,
