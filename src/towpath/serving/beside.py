@@ -80,7 +80,7 @@ def _ask(work: Work, writer: BesideWriter, share: float, rows: list[int] | None)
     try:
         values = work.beside(rows)
     except Exception as error:  # noqa: BLE001 - the edge to somebody else's code; no caller is hurt
-        _log.warning("%s: the fallback failed beside an answer: %s: %s", answered.model, type(error).__name__, error)
+        _log.warning("%s: the fallback failed beside an answer: %s", answered.model, work.told(error))
         return
     if values is None:
         return

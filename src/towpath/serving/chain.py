@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from towpath.errors import CallerError, TowpathError
+from towpath.errors import CallerError
 from towpath.serving.answered import NOTHING, OK
 from towpath.serving.guard import Call, Outcome
 from towpath.serving.last import LEFT
@@ -193,7 +193,7 @@ def _failed(link: "FallbackDeclaration", work: "Work", outcome: Outcome) -> None
     error = outcome.error
     if error is not None:
         work.answered.problem = error
-    said = error.what if isinstance(error, TowpathError) else outcome.reason if error is None else repr(error)
+    said = outcome.reason if error is None else work.told(error)
     model = work.answered.model
     often(_log, (model, link.name, "link"), f"{model}: fallback '{link.name}' has no answer: {said}")
 

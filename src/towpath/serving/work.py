@@ -202,7 +202,7 @@ class Work:
     def _blame(self, served: Served, outcome: Outcome, began: float) -> None:
         """Note a failure that is the version's own: not that it had to wait, nor that its caller was in a hurry."""
         if outcome.reason == "wrong":
-            served.breaker.failed("wrong", outcome.error)
+            served.breaker.failed(f"wrong: {self.told(outcome.error)}" if outcome.error is not None else "wrong")
         elif outcome.reason == "slow" and not served.inline and began:
             took_s = time.perf_counter() - began
             if took_s >= self.own_s * _TO_BLAME_SHARE:
@@ -375,6 +375,11 @@ class Work:
         looked = self.prepared[base.version].columns
         return looked[name].tolist() if name in looked else [None] * self.answered.count
 
+    def told(self, error: BaseException) -> str:
+        """An error as logs and health may have it: of a model without a journal its kind alone, for its text may quote the input."""
+        kind = type(error).__name__
+        return kind if self.base is not None and self.base.manifest.journal == "none" else f"{kind}: {error}"
+
     def _open(self, rows: list[int], reason: Reason, error: BaseException | None = None) -> None:
         answered = self.answered
         for row in rows:
@@ -383,7 +388,7 @@ class Work:
         self.open_rows.extend(rows)
         if error is not None:
             answered.problem = error
-            said = f"{answered.model}: {len(rows)} rows fall back, {reason}: {type(error).__name__}: {error}"
+            said = f"{answered.model}: {len(rows)} rows fall back, {reason}: {self.told(error)}"
             often(_log, (answered.model, reason), said)
 
     def _take(
@@ -393,7 +398,7 @@ class Work:
         answered = self.answered
         problem = _shape_problem(served, outputs, len(rows))
         if problem is not None:
-            served.breaker.failed("wrong", problem)
+            served.breaker.failed(f"wrong: {self.told(problem)}")
             self._open(rows, "wrong", problem)
             return
         first, *others = outputs
