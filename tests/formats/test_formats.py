@@ -23,6 +23,7 @@ from towpath.features import FunctionRead, RefusedRow, TrainingSetManifest, View
 from towpath.features.builds import BuildState, Filling, Former
 from towpath.features.forms import Form
 from towpath.gate.verdict import Footprint, Interval, Rule, SegmentResult, Verdict
+from towpath.journal.laid import LaidDay, LaidState
 from towpath.journal.record import Beside, DayManifest, LandedRow, LeftOut, Outcome, OutcomeRow, Record, Rows, Run
 from towpath.models.manifest import (
     Artefact,
@@ -329,6 +330,11 @@ STORED: dict[str, msgspec.Struct] = {
         beside=Filling(table="shop.prices.2c26b46b68ffc68f~63f5b", host="build-1", pid=4_711, seen_at=LATER),
         former=(Former(table="shop.prices.2c26b46b68ffc68f~63f59", since=AT),),
     ),
+    "laid_state.json": LaidState(
+        shape=DIGEST,
+        files=("journal/landing/shop/prices/2026-03-08/000001.parquet",),
+        days={"2026-03-08": LaidDay(raw="raw-0001.parquet", laid="laid-0001.parquet", arrived=("2026-03-08",))},
+    ),
     "training_set.json": TrainingSetManifest(
         rows=1_000,
         null_times=1,
@@ -496,6 +502,7 @@ WRITTEN: dict[str, msgspec.Struct] = {
         start="2025-01-01",
         schedule="30 * * * *",
         lookback="2h",
+        landing_keep="90d",
         online=True,
         owner="mira",
         description="What an item costs.",

@@ -7,6 +7,7 @@ publish = true
 start = "2025-01-01"
 schedule = "30 * * * *"
 lookback = "2h"
+landing_keep = "90d"
 online = true
 owner = "mira"
 description = "What an item costs."
