@@ -1,4 +1,4 @@
-"""Snowflake as warehouse, through ADBC: SQL goes in, Arrow comes out; the SQL runs there, temporary tables go with the call."""
+"""Snowflake as warehouse, through ADBC: SQL goes in, Arrow comes out; temporary tables go with the call."""
 
 import re
 from collections.abc import Generator, Mapping, Sequence
