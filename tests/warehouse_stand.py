@@ -1,9 +1,11 @@
 """A warehouse of each engine with a way to put tables into it, for every room that reads one."""
 
 import itertools
+import os
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +17,9 @@ import pyarrow.parquet as pq
 from towpath.settings import WarehouseSettings
 from towpath.warehouse import FileWarehouse, Warehouse, open_warehouse
 from towpath.warehouse.merged import Form, generated_newest_sql, generated_training_set_sql
+
+NAMED = "TOWPATH_TEST_WAREHOUSE_URL"
+"""The variable with the URL of a warehouse that others operate."""
 
 
 class Stand(Protocol):
@@ -155,6 +160,28 @@ class SnowflakeStand:
     def close(self) -> None:
         self.warehouse.close()
         self._landing.close()
+
+
+@contextmanager
+def named_stand() -> Iterator[Stand]:
+    """The warehouse that `NAMED` names: tables get names that no earlier run had, and are dropped in the end."""
+    url = os.environ[NAMED]
+    opened = SnowflakeStand(url) if url.startswith("snowflake:") else AdbcStand(url)
+    opened._numbers = itertools.count(time.time_ns())
+    landed: list[str] = []
+    land = opened.land
+
+    def kept(table: pa.Table, name: str | None = None, *, by_pandas: bool = False) -> str:
+        landed.append(land(table, name, by_pandas=by_pandas))
+        return landed[-1]
+
+    opened.land = kept
+    try:
+        yield opened
+    finally:
+        for name in landed:
+            opened.run(f"drop table {name}")
+        opened.close()
 
 
 class FakeSnowflake:

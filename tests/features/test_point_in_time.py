@@ -1,5 +1,6 @@
 """The eight rules, told once more as slowly as possible, and the join held against them on nasty cases."""
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -15,10 +16,12 @@ from towpath.project.declarations import FeatureHeader
 from towpath.project.folder import ViewFile
 from towpath.sql import Query, quoted
 from towpath.warehouse import AsOf, Snapshots
-from warehouse_stand import GeneratedStand, Stand
+from warehouse_stand import NAMED, GeneratedStand, Stand, named_stand
 
 START_US = 1_300_000_000_000_000
 TICK_US = 1_000  # a whole millisecond, so that every clock can say it
+NAMED_CASES = "TOWPATH_TEST_WAREHOUSE_CASES"
+"""How many random cases go to a warehouse that others run, where each question may be slow, or billed."""
 KEY_PARTS = ["1", "11", "", '"', "é"]
 NAMES = ["x", "y", "select", 'a"b', "Größe", "event", "landed", "k0", "rn", "t", "facts", "two words", "entity", "f0"]
 
@@ -217,6 +220,25 @@ def generated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @given(case=cases())
 def test_the_forms_for_engines_that_are_not_run_here_say_what_the_rules_say(case: Case, generated: Stand) -> None:
     check(case, generated)
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[Stand]:
+    """A warehouse that others run; each case lands a table there, which goes in the end."""
+    if NAMED not in os.environ:
+        pytest.skip(f"no other warehouse is named (set {NAMED} to its URL, and {NAMED_CASES} to how many cases)")
+    with named_stand() as opened:
+        yield opened
+
+
+@settings(
+    max_examples=int(os.environ.get(NAMED_CASES, "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(case=cases())
+def test_the_join_says_what_the_rules_say_on_the_warehouse_that_a_url_names(case: Case, named: Stand) -> None:
+    check(case, named)
 
 
 @pytest.mark.nightly

@@ -7,9 +7,9 @@ import pytest
 
 from postgres_server import PostgresServer
 from towpath.testing import WarehouseContract
-from warehouse_stand import AdbcStand, FakeSnowflake, FileStand, SnowflakeStand, Stand
+from warehouse_stand import NAMED as URL
+from warehouse_stand import AdbcStand, FakeSnowflake, FileStand, SnowflakeStand, Stand, named_stand
 
-URL = "TOWPATH_TEST_WAREHOUSE_URL"
 POSTGRES_LACKS = {
     "test_a_sum_of_whole_numbers_is_a_whole_number": "never: there a sum of bigint is a numeric without a scale, which may hold a fraction",
 }
@@ -36,11 +36,9 @@ def server(postgres: PostgresServer) -> Iterator[Stand]:
 
 @pytest.fixture(scope="module")
 def named() -> Iterator[Stand]:
-    """A warehouse that others run; the tables that are made in its schema ``marts`` stay there."""
-    url = os.environ[URL]
-    opened: Stand = SnowflakeStand(url) if url.startswith("snowflake:") else AdbcStand(url)
-    yield opened
-    opened.close()
+    """A warehouse that others run; the tables that are made in its schema ``marts`` go in the end."""
+    with named_stand() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
