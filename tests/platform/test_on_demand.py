@@ -179,7 +179,13 @@ def test_the_batch_path_gives_what_training_would_have_seen(platform: Platform, 
     values = [(json.loads(row["entity_key"])[0], json.loads(row["features"])) for row in kept if row["features"]]
     assert values
     for key, features in values:
-        assert features == {f"promotion.{n}": told[key][f"promotion.{n}"] for n in ("share", "weekday", "bold")}
+        gave = {name: value for name, value in features.items() if name.startswith("promotion.")}
+        assert gave == {f"promotion.{n}": told[key][f"promotion.{n}"] for n in ("share", "weekday", "bold")}
+        assert features.keys() - gave.keys() == {
+            ":time",
+            "item_sales.price_eur",
+            "offered_eur",
+        }  # what it was computed from
 
 
 def test_an_online_read_computes_them_too(platform: Platform) -> None:
