@@ -27,6 +27,13 @@ def begun(tmp_path: Path) -> Platform:
     return towpath.open(tmp_path)
 
 
+def test_the_folder_is_a_path_or_its_text(tmp_path: Path) -> None:
+    (tmp_path / "towpath.toml").write_text('[project]\nname = "empty"\nteam = "a"\n', "utf-8")
+    for folder in (tmp_path, str(tmp_path)):
+        with towpath.open(folder) as first, Platform.open(folder) as second:
+            assert first.folder == second.folder == tmp_path.resolve()
+
+
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=60))
 def test_whatever_the_cells_hold_there_is_one_line_for_each_row_up_to_fifty(rows: list[tuple[object, object]]) -> None:
     table = [{"a": first, "b": second} for first, second in rows]

@@ -60,13 +60,13 @@ class Platform:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         settings: Settings,
         *,
         clock: Clock | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = folder.resolve()
+        self.folder = Path(folder).resolve()
         self.settings = settings
         self.clock: Clock = clock or _clock(self.folder, settings.clock)
         self.variables = os.environ if variables is None else variables
@@ -75,14 +75,19 @@ class Platform:
 
     @classmethod
     def open(
-        cls, folder: Path, *, clock: Clock | None = None, variables: Mapping[str, str] | None = None
+        cls, folder: str | Path, *, clock: Clock | None = None, variables: Mapping[str, str] | None = None
     ) -> "Platform":
         """Read the settings of the project in `folder`.
+
+        Args:
+            folder: Holds ``towpath.toml``.
+            clock: Where the time comes from; the machine's own unless given.
+            variables: The process environment, unless given.
 
         Raises:
             ProjectError: There is no project, or its settings are wrong.
         """
-        return cls(folder, configuration.load(folder, variables), clock=clock, variables=variables)
+        return cls(folder, configuration.load(Path(folder), variables), clock=clock, variables=variables)
 
     def __repr__(self) -> str:
         project = self.settings.project
