@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from towpath.cli.features import command
 from towpath.demo.story import STORY
-from towpath.errors import UnknownError
+from towpath.errors import InputError, UnknownError
 from towpath.platform import Platform
 
 NOW = STORY.morning(9)
@@ -89,6 +89,16 @@ def test_a_view_that_another_project_published_is_compared_by_its_forms(shop: Pa
             1,
             (f"{name}/demand@1 (champion)",),
         )
+        # and plan says who builds it, and how fresh it is; a build of it is refused
+        (row,) = platform.features.plan(f"{name}/prices")
+        assert (row.version, row.work, row.rows, row.needed_by) == (1, "nothing", 0, ("demand@1 (champion)",))
+        assert row.because.startswith(f"'{name}' builds it: last built ")
+        assert "; 1 form, the newest published " in row.because
+        with pytest.raises(InputError, match=f"'{name}/prices' is built by its own project '{name}'"):
+            platform.features.build(f"{name}/prices")
+        for ask in (platform.features.plan, platform.features.build):
+            with pytest.raises(UnknownError, match=f"no published view '{name}/price'; did you mean"):
+                ask(f"{name}/price")
         with pytest.raises(UnknownError, match=r"no form '7'; there are: 1 .*; working; demand@1"):
             platform.features.diff(f"{name}/prices", 7, 1)
         with pytest.raises(UnknownError, match=f"no published view '{name}/price'; did you mean"):

@@ -6,13 +6,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from towpath.cli.features import command
 from towpath.demo.story import STORY
-from towpath.errors import InputError, ProjectError
+from towpath.errors import InputError, ProjectError, UnknownError
 from towpath.features import OnlineReader
+from towpath.features.builds import build_state
 from towpath.platform import Platform
 from towpath.sql import Query
 from towpath.types import micros
@@ -124,6 +128,68 @@ def test_tables_that_nobody_needs_are_named_by_plan_and_dropped_by_prune(shop: P
         assert [each.table for each in platform.features.prune()] == [f"{project}.forgotten.0123456789abcdef"]
         assert platform.features.prune() == []
         served(platform)
+
+
+def test_a_view_that_is_misspelt_is_no_empty_plan(shop: Path) -> None:
+    with opened(shop) as platform, pytest.raises(UnknownError, match="did you mean 'prices'"):
+        platform.features.plan("price")
+
+
+def test_an_older_form_that_runs_no_more_stays_readable_and_the_new_one_is_built(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        before, old = served(platform), platform.features.view("prices")
+        tables = set(platform.online.tables())
+    # given a new version of the view, and its source without the column that the champion's form reads
+    change(shop, "    price_eur,\n", "    price_eur as price_in_eur,\n")
+    change(shop, "from shop.prices", "from (select *, cent / 100.0 as price_eur from shop.prices) as prices")
+    source = next((shop / "warehouse").rglob("prices.parquet"))
+    sold = pq.read_table(source)
+    cents = pc.multiply(sold.column("price_eur"), 100.0)
+    pq.write_table(sold.drop_columns(["price_eur"]).append_column("cent", cents), source)
+    with opened(shop) as platform:
+        # when everything is built, then the error names the view, the form and who needs it
+        with pytest.raises(ProjectError, match="Not every form that live models read") as raised:
+            platform.features.build()
+        (problem,) = raised.value.problems
+        assert problem.startswith("prices, version 1, which demand@1 (champion) reads: ")
+        assert "price_eur" in problem
+        # and the new form is online, as are the other views
+        new = platform.features.view("prices")
+        assert new.version == 2
+        found = platform.features.read(["prices.price_in_eur"], {"item_id": [item(platform)]})
+        assert found["prices.price_in_eur"].tolist() == pytest.approx(before["prices.price_eur"])
+        # and the old one is read as it was built, with nothing half-written beside it
+        assert served(platform) == before
+        state = build_state(platform.online, old.table)
+        assert state is not None
+        assert (state.beside, state.former) == (None, ())
+        added = {table.split("~")[0] for table in set(platform.online.tables()) - tables}
+        assert added == {new.table}
+        # and plan says so beforehand, and a second build has nothing else to do
+        broken = next(row for row in platform.features.plan("prices") if row.version == 1)
+        assert broken.work == "refused"
+        assert broken.breaks[0].startswith("demand@1 (champion): version 1 of 'prices' cannot be built any more: ")
+        with pytest.raises(ProjectError, match="Not every form"):
+            platform.features.build("prices")
+        assert served(platform) == before
+
+
+def test_an_older_form_whose_column_has_another_type_now_is_not_written_over(shop: Path) -> None:
+    with opened(shop) as platform:
+        platform.features.build()
+        before = served(platform)
+    change(shop, "    price_eur,\n", "    cast(price_eur as double) as price_in_eur,\n")
+    # given a source whose price is a narrower number now: the older form's SQL runs, and gives another type
+    source = next((shop / "warehouse").rglob("prices.parquet"))
+    sold = pq.read_table(source)
+    narrow = pc.add(sold.column("price_eur"), 1.0).cast(pa.float32())
+    pq.write_table(sold.set_column(sold.schema.get_field_index("price_eur"), "price_eur", narrow), source)
+    with opened(shop) as platform:
+        with pytest.raises(ProjectError, match="Not every form") as raised:
+            platform.features.build("prices")
+        assert "'price_eur' is float and was double" in raised.value.problems[0]
+        assert served(platform) == before
 
 
 def test_plan_exits_0_where_nothing_breaks_and_writes_nothing(shop: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from towpath.features import FeatureLock, Form, View
     from towpath.platform.opened import Platform
 
-__all__ = ["Needed", "PlanRow", "Pruned", "names", "needed", "needs", "plan", "prune", "stale_tables"]
+__all__ = ["Needed", "PlanRow", "Pruned", "lost", "names", "needed", "needs", "plan", "prune", "stale_tables"]
 
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,9 +130,15 @@ def plan(platform: "Platform", name: str | None = None) -> list[PlanRow]:
 
     Args:
         platform: The project at the moment of the build.
-        name: One view; all unless given, with those that have no file any more and are still read.
+        name: One view; all unless given, with those that have no file any more and are still read. Of ``project/view`` the row
+            says who builds it, and how fresh it is.
+
+    Raises:
+        UnknownError: There is no such view, with the nearest name.
     """
     live = needs(platform)
+    if name and "/" in name:
+        return [_of_another(platform, name, live)]
     rows: list[PlanRow] = []
     for each in [name] if name else names(platform, live):
         found: list[PlanRow] = []
@@ -141,6 +147,8 @@ def plan(platform: "Platform", name: str | None = None) -> list[PlanRow]:
                 found.append(_planned(platform, each, form))  # noqa: PERF401 - those before the one that fails stay
         except ProjectError as error:
             found.append(_refused(platform, each, live, error))
+        if not found:
+            platform.features.view(each)  # says what is near, or that it has no rows
         if each in platform.project.views:  # its row is the first
             ill = tuple(str(one) for one in platform.sources.ill([each], count=False))
             found[0] = msgspec.structs.replace(found[0], ill_sources=ill)
@@ -232,6 +240,31 @@ def _planned(platform: "Platform", name: str, form: Needed) -> PlanRow:
     )
 
 
+def _of_another(platform: "Platform", name: str, live: "Mapping[str, Sequence[FeatureLock]]") -> PlanRow:
+    """A view that its own project builds: its forms, how fresh it is, and who would miss it."""
+    from towpath.platform.remembered import SeenView, recall
+    from towpath.registry import claims
+
+    project, _, bare = name.partition("/")
+    published = claims.published_view(platform.objects, project, bare)
+    seen = recall(platform.objects, project, bare, SeenView)
+    forms = room.recorded(platform.objects, project, bare)
+    newest = f", newest row of {seen.newest_event_time:%Y-%m-%d %H:%M}" if seen and seen.newest_event_time else ""
+    built = f"last built {seen.built_at:%Y-%m-%d %H:%M}{newest}" if seen else "not built yet"
+    return PlanRow(
+        view=name,
+        version=next((form.version for form in forms if form.fingerprint == published.lock.fingerprint), 1),
+        change="",
+        work="nothing",
+        since=None,
+        because=f"'{project}' builds it: {built}; {len(forms)} form{'' if len(forms) == 1 else 's'}, "
+        f"the newest published {published.published_at:%Y-%m-%d %H:%M} by {published.by}",
+        rows=0,
+        needed_by=tuple(who for who, kept in live.items() if any((k.project, k.view) == (project, bare) for k in kept)),
+        breaks=(),
+    )
+
+
 def _unneeded(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> list[PlanRow]:
     tables: dict[str, list[str]] = {}
     for table, logical in stale_tables(platform, live).items():
@@ -265,19 +298,33 @@ def _told(platform: "Platform", form: Needed) -> str:
     return f"version {form.view.version}: {said.told()}" if said.kind == "version" else said.told()
 
 
+def lost(platform: "Platform", view: "View") -> tuple[str, ...]:
+    """What an older form of a view does not give any more as it gave it, when its SQL is asked today; empty where it does.
+
+    Args:
+        platform: Whose warehouse is asked.
+        view: The form, as it was recorded.
+
+    Raises:
+        ProjectError: The warehouse refuses its SQL.
+    """
+    schema = platform.warehouse.describe(view.query)
+    kinds = {name: str(schema.field(name).type) for name in schema.names}
+    gave = [*zip(view.header.keys, view.key_types, strict=False), *view.columns]
+    return tuple(
+        f"'{name}' is {kinds[name]} and was {kind}" if name in kinds else f"'{name}' is gone"
+        for name, kind in gave
+        if kinds.get(name) != kind
+    )
+
+
 def _broken(platform: "Platform", form: Needed) -> tuple[str, ...]:
-    """Whether an older form still gives what it gave, when its SQL is asked today."""
+    """What models lose whose older form does not give what it gave."""
     view, readers = form.view, ", ".join(form.by)
     try:
-        schema = platform.warehouse.describe(view.query)
+        wrong = lost(platform, view)
     except ProjectError as error:
         return (f"{readers}: version {view.version} of '{view.name}' cannot be built any more: {error.what}",)
-    kinds = {name: str(schema.field(name).type) for name in schema.names}
-    wrong = [
-        f"'{name}' is {kinds[name]} and was {kind}" if name in kinds else f"'{name}' is gone"
-        for name, kind in view.columns
-        if kinds.get(name) != kind
-    ]
     return tuple(f"{readers}: in version {view.version} of '{view.name}' {what}" for what in wrong)
 
 

@@ -308,12 +308,21 @@ class Features:
             progress: Called with the view's name and the rows written so far.
 
         Raises:
-            InputError: The interval begins before the view's ``start``; or the view is never online.
+            InputError: The interval begins before the view's ``start``; or the view is never online, or another project's.
+            UnknownError: There is no such view, with the nearest name.
+            ProjectError: The engine refuses a view; or the form of it that live models read, which then stands as it was built.
         """
         from towpath import features
         from towpath.platform import push, remembered
 
-        if view and "/" not in view and not self.view(view).header.online:
+        if view and "/" in view:
+            project, _, bare = view.partition("/")
+            self.view(view)  # says what is near
+            raise InputError(
+                f"'{view}' is built by its own project '{project}'.",
+                mend=f"tow features build {bare} there; tow features plan {view} says how fresh it is",
+            )
+        if view and not self.view(view).header.online:
             raise InputError(
                 f"'{view}' is never online: its header says online = false.",
                 self.view(view).place("online"),
@@ -334,6 +343,10 @@ class Features:
                     with self._ill_named(name):
                         if form.current:
                             push.expire(self._platform, described)
+                        elif wrong := evolution.lost(self._platform, described):
+                            raise ProjectError(
+                                f"{', '.join(wrong)}."
+                            )  # what it wrote would not be what models were trained on
                         built[called] = features.build(
                             described,
                             remembered.overheard(self._platform.warehouse, landing),
@@ -369,7 +382,10 @@ class Features:
         """What a build would do, what changed, and what that breaks for live models; nothing is built or written.
 
         Args:
-            view: One view; all unless given.
+            view: One view; all unless given. Of ``project/view`` it says who builds it, and how fresh it is.
+
+        Raises:
+            UnknownError: There is no such view, with the nearest name.
         """
         return evolution.plan(self._platform, view)
 
