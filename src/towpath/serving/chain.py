@@ -170,7 +170,7 @@ def _model(link: "FallbackDeclaration", work: "Work", rows: list[int], deadline:
     if inner is None:
         return None
     try:
-        inner.read()
+        yield from inner.read()
     except CallerError as error:  # what was sent is not what it reads: so it has no answer for this chain
         _failed(link, work, Outcome(None, "wrong", error))
         return None
