@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import msgspec
 
@@ -13,7 +13,10 @@ from towpath.errors import ProjectError, nearest
 if TYPE_CHECKING:
     from sqlglot import exp
 
-__all__ = ["Query", "quoted"]
+__all__ = ["Dialect", "Query", "quoted"]
+
+Dialect = Literal["duckdb", "postgres", "snowflake", "bigquery"]
+"""Whose SQL a file is written in."""
 
 _HIDDEN = re.compile(r"""--[^\n]*|/\*.*?\*/|'(?:''|[^'])*'|"(?:""|[^"])*"|\$\$.*?\$\$""", re.DOTALL)
 """Comments, texts and quoted names: words in them are no code."""
@@ -23,16 +26,17 @@ _OPEN, _CLOSE = "/* ---", "--- */"
 _IMPURE = {
     "CurrentDate": "current_date",
     "CurrentTime": "current_time",
-    "CurrentTimestamp": "current_timestamp",
+    "CurrentTimestamp": "current_timestamp|now|getdate|sysdate",
     "CurrentDatetime": "current_datetime",
     "Localtime": "localtime",
     "Localtimestamp": "localtimestamp",
-    "Rand": "random",
+    "Rand": "random|rand",
     "Randn": "randn",
     "Shuffle": "shuffle",
     "TableSample": "sample",
-    "Uuid": "uuid",
+    "Uuid": "uuid|gen_random_uuid|generate_uuid|uuid_string",
 }
+"""What the parser makes of it, and the words that it may be written with."""
 _IMPURE_NAMES = {
     "now",
     "get_current_time",
@@ -40,6 +44,13 @@ _IMPURE_NAMES = {
     "transaction_timestamp",
     "clock_timestamp",
     "statement_timestamp",
+    "timeofday",
+    "sysdate",
+    "systimestamp",
+    "getdate",
+    "generate_uuid",
+    "uuid_string",
+    "randstr",
     "current_localtimestamp",
     "current_localtime",
     "today",
@@ -51,6 +62,8 @@ _IMPURE_NAMES = {
     "nextval",
     "txid_current",
 }
+_IMPURE_MOMENTS = {"now", "today", "tomorrow", "yesterday"}
+"""Texts that become a time of their own when they are cast to one."""
 
 
 def quoted(name: str) -> str:
@@ -129,6 +142,12 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         )
 
     @property
+    def dialect(self) -> Dialect:
+        """Whose SQL it is written in: what the header says, DuckDB's unless given. So it travels wherever the file is kept."""
+        said = self.header.get("dialect")
+        return cast("Dialect", said) if said in get_args(Dialect) else "duckdb"
+
+    @property
     def select_line(self) -> int:
         """Line of the file on which the SELECT begins, counted from 1."""
         return self._line_at(len(self.body) - len(_visible(self.body).lstrip()))
@@ -145,7 +164,7 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         from sqlglot.errors import SqlglotError
 
         try:
-            parsed = [tree for tree in sqlglot.parse(self.body, read="duckdb") if tree is not None]
+            parsed = [tree for tree in sqlglot.parse(self.body, read=self.dialect) if tree is not None]
         except SqlglotError as error:
             detail = cast("list[dict[str, str]]", getattr(error, "errors", None) or [{}])[0]
             line = self.body_line + int(detail.get("line") or _token_line(error)) - 1
@@ -181,7 +200,12 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             raise ProjectError(
                 f"'{self.path}' asks for the time or for chance.", self.path, "use :as_of, :since or :until", problems
             )
-        if foreign := _FOREIGN_PARAMETER.search(_visible(self.body)):
+        places = _FOREIGN_PARAMETER.finditer(_visible(self.body))
+        if self.dialect != "duckdb" and all(node.name for node in tree.find_all(exp.Placeholder)):
+            places = (
+                place for place in places if place[0] != "?"
+            )  # there it is an operator: does the JSON have a key?
+        if foreign := next(iter(places), None):
             line = self._line_at(foreign.start())
             raise _problem(self.path, line, f"'{foreign[0]}' is no parameter here", f"write :{foreign[1] or 'name'}")
         return tree
@@ -218,7 +242,11 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
 
         Args:
             dialect: A dialect of SQLGlot, such as ``duckdb`` or ``postgres``.
+
+        Raises:
+            ProjectError: As in `check_runs_on`.
         """
+        self.check_runs_on(dialect)
         if dialect not in self._written:  # 2 ms each time, and a view is asked for day after day
             self._written[dialect] = self.tree.sql(dialect=dialect, comments=False)
         return self._written[dialect]
@@ -232,6 +260,8 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
             'SELECT a FROM v WHERE t <= $2 AND t >= $1 AND x = NULL'
         """
         from sqlglot import exp
+
+        self.check_runs_on(dialect)
 
         def number(node: exp.Expr) -> exp.Expr:
             if not isinstance(node, exp.Placeholder) or not node.name:
@@ -253,6 +283,23 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
     @cached_property
     def _written(self) -> dict[str, str]:
         return {}
+
+    def check_runs_on(self, engine: str) -> None:
+        """Refuse another engine than the one whose SQL the file is written in; DuckDB's is translated to each.
+
+        The other way would be a guess: whether PostgreSQL's ``a / b`` cuts the fraction off hangs on types that no parser knows.
+
+        Raises:
+            ProjectError: With the line of the header.
+        """
+        if self.dialect in {"duckdb", engine}:
+            return
+        at = next((i for i, line in enumerate(self.header_text.split("\n")) if line.startswith("dialect")), 0)
+        raise ProjectError(
+            f"'{self.path}' is written for '{self.dialect}', and '{engine}' is asked to run it.",
+            f"{self.path}:{self.header_line + at}",
+            f"take dialect = '{self.dialect}' out and write DuckDB's SQL, which is translated to each engine; or mend warehouse.url",
+        )
 
     def check_parameters(self, allowed: Iterable[str]) -> None:
         """Refuse a parameter that nobody will bind.
@@ -293,9 +340,16 @@ def _impure(tree: "exp.Query", body: str) -> Sequence[tuple[int, str]]:
             start = int(node.meta["start"])
             found.add((start, body[start : int(node.meta["end"]) + 1].lower() + "()"))
         else:  # a keyword without brackets: the parser keeps no place
-            word = _IMPURE[kind]
-            places = [match.start() for match in re.finditer(rf"\b{word}\b", _visible(body), re.IGNORECASE)]
-            found.update((place, word) for place in places or [0])
+            words = _IMPURE[kind]
+            matches = list(re.finditer(rf"\b({words})\b", _visible(body), re.IGNORECASE))
+            found.update((match.start(), match[0].lower()) for match in matches)
+            if not matches:
+                found.add((0, words.partition("|")[0]))
+    for node in tree.find_all(exp.Cast):
+        text = node.this.name.strip().lower() if isinstance(node.this, exp.Literal) else ""
+        if text in _IMPURE_MOMENTS and node.to.is_type(*exp.DataType.TEMPORAL_TYPES):
+            place = re.search(rf"'\s*{text}\s*'", body, re.IGNORECASE)
+            found.add((place.start() if place else 0, text))
     return sorted(found)
 
 

@@ -496,6 +496,7 @@ WRITTEN: dict[str, msgspec.Struct] = {
     "feature_view.sql": FeatureHeader(
         entity=("item_id", "country"),
         event_time="day_end",
+        dialect="postgres",
         created_time="loaded_at",
         ttl="30d",
         publish=True,
@@ -525,6 +526,7 @@ WRITTEN: dict[str, msgspec.Struct] = {
         entity=("item_id", "country"),
         time="day",
         label="units_next_7d",
+        dialect="postgres",
         label_time="known_at",
         segments=("price_band", "popularity"),
         weight="volume",

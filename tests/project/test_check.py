@@ -51,6 +51,8 @@ def test_a_project_as_tow_init_writes_it_has_no_problem(shop: Path, faults: Faul
         (TOML, 'name = "nothing"', 'name = "same_as_last_week"', "two fallbacks are named 'same_as_last_week'; rename one"),
         (VIEW, "ttl =", 'start = "soon"\nttl =', "start: 'soon' is no time; a day or a time, such as 2011-09-01"),
         (VIEW, "ttl =", 'start = "2011-13-01"\nttl =', "start: '2011-13-01' is no time"),
+        (VIEW, "ttl =", 'dialect = "postgres"\nttl =', "is written for 'postgres', and 'duckdb' is asked to run it; take"),
+        (VIEW, "ttl =", 'dialect = "postgresql"\nttl =', "'postgresql' is none of duckdb, postgres, snowflake, bigquery; did you mean 'postgres'?"),
         (VIEW, "ttl =", 'schedule = "daily"\nttl =', "'daily' is no cron line"),
         (VIEW, "ttl =", 'landing_keep = "1h"\nttl =', "pushed rows would go after 1h, before the ttl of"),
         (TOML, 'train = "0 4 * * mon"', 'train = "0 24 * * mon"', "'0 24 * * mon' is no cron line: hour 24 is not within 0 to 23"),
@@ -298,3 +300,20 @@ def test_the_chain_of_a_critical_model_ends_with_somebody_who_has_an_answer(shop
     assert faults(shop) == []
     _change(shop, TOML, "constant = 0", 'last = "1d"')
     assert any("which may have no answer; end with a constant" in text for text in faults(shop))
+
+
+def test_a_view_in_the_words_of_its_warehouse_has_no_problem_and_its_faults_their_lines(
+    shop: Path, faults: Faults
+) -> None:
+    with (shop / "towpath.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[warehouse]\nurl = "postgresql://app@db/shop"\n')
+    (shop / "features" / "tagged.sql").write_text(
+        "/* ---\nentity = 'id'\nevent_time = 'at'\ndialect = 'postgres'\n--- */\n"
+        "select distinct on (id) id, at, doc ->> 'a' as a, doc ?| array['b'] as b\n"
+        "from shop.tags where at <= :as_of and doc ? 'k'\norder by id, at desc\n",
+        "utf-8",
+    )
+    assert faults(shop) == []
+    at = _change(shop, "features/tagged.sql", "array['b'] as b", "array['b'] as b, now() as c")
+    (said,) = faults(shop)
+    assert said.startswith(f"features/tagged.sql:{at}: 'now()' is not replayable")

@@ -255,4 +255,5 @@ def _at(query: Query, name: str) -> str:
 def _fingerprint(query: Query, header: FeatureHeader, columns: object, key_types: object) -> str:
     """Without ttl, defaults and descriptions: they change how a row is read, not which rows there are."""
     decisive = (query.body.strip(), header.keys, header.event_time, header.created_time, columns, key_types)
-    return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()
+    foreign = () if query.dialect == "duckdb" else (query.dialect,)  # the same words may mean something else there
+    return hashlib.sha256(msgspec.json.encode((*decisive, *foreign))).hexdigest()

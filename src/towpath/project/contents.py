@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["columns_of", "deep_problems"]
 
 _MOMENTS = ("as_of", "since", "until")
+_ENGINES = {"duckdb": "duckdb", "postgresql": "postgres", "snowflake": "snowflake", "bigquery": "bigquery"}
+"""Scheme of the warehouse's URL → the dialect that it runs."""
 _GOLDEN = ("request", "answer", "tolerance")
 _NOT_ROW_BY_ROW = ("where", "group", "having", "distinct", "limit", "offset", "order", "joins", "qualify")
 
@@ -31,6 +33,7 @@ def deep_problems(reading: Reading) -> list[Problem]:
     columns = {name: _view(view, reading, found) for name, view in reading.views.items()}
     columns |= {name: tuple(file.header.outputs or {}) for name, file in reading.on_demand.items()}
     _on_demand(reading, columns, found)
+    _dialects(reading, found)
     for metric in reading.metrics.values():
         if not metric.built_in:
             _metric(metric, found)
@@ -104,6 +107,21 @@ def _missing(
         for place, name in names
         if columns is not None and name is not None and name not in columns
     ]
+
+
+def _dialects(reading: Reading, found: list[Problem]) -> None:
+    """Files in the SQL of an engine that is not the warehouse; where a variable holds the URL, the engine itself says so."""
+    engine = _ENGINES.get(reading.settings.warehouse.url.partition("://")[0]) if reading.settings else None
+    queries = [view.query for view in reading.views.values()]
+    queries += [draft.spine.query for draft in reading.drafts if draft.spine is not None]
+    for query in queries:
+        if engine is None:
+            return
+        try:
+            query.check_runs_on(engine)
+        except ProjectError as error:
+            file, _, line = error.where.rpartition(":")
+            found.append(Problem(file, int(line), error.what.rstrip("."), error.mend))
 
 
 def _keys(entity: Sequence[str | None] | str | None) -> list[tuple[Place, str | None]]:

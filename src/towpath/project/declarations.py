@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from towpath.sql import Dialect
 from towpath.types import Isolation, JournalMode, Name, OutputKind, Tier
 
 __all__ = [
@@ -76,6 +77,8 @@ class FeatureHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     landing_keep: Duration | None = None
     """How long pushed rows stay in ``landing.<view>``: by then the table of history has them, else training loses them. Each
     build takes out whole days (UTC) of arrival that are older. At least the ttl and the lookback; for ever unless given."""
+    dialect: Dialect = "duckdb"
+    """Whose SQL the file is written in: DuckDB's, which is translated to each engine, or that of the one engine that runs it."""
     publish: bool = False
     """Whether other projects of the fleet may read it."""
     owner: str = ""
@@ -106,6 +109,8 @@ class TrainingHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Columns along which the gate and the monitors look."""
     weight: Column | None = None
     """How much a row counts in metrics; 1 unless given."""
+    dialect: Dialect = "duckdb"
+    """Whose SQL the file is written in: DuckDB's, which is translated to each engine, or that of the one engine that runs it."""
     lookback: Duration = "7d"
     """How far before ``--as-of`` the batch path looks for the newest moment of prediction, and how long after its target
     time a label may become known to be collected. It reaches the SQL as ``:since``; SQL without it is read whole."""

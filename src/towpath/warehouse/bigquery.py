@@ -261,6 +261,7 @@ class _Session:
         """
         from sqlglot import exp, parse_one
 
+        query.check_runs_on("bigquery")
         names, values = compiled(query, parameters)
         given = dict(zip(names, values, strict=True))
 

@@ -95,7 +95,7 @@ def _own_functions(query: Query, ask: "Callable[[str], pa.Table]") -> bool:
 
 def _replayable(definition: str) -> bool:
     try:
-        return bool(Query.parse(definition).tree)
+        return bool(Query.parse(f"/* ---\ndialect = 'postgres'\n--- */\n{definition}").tree)
     except ProjectError:
         return False
 

@@ -246,6 +246,7 @@ def _written(query: Query, parameters: Mapping[str, object]) -> tuple[str, Seque
     """
     from sqlglot import exp
 
+    query.check_runs_on("snowflake")
     names, values = compiled(query, parameters)
 
     def write(node: "exp.Expr") -> "exp.Expr":

@@ -3,6 +3,7 @@ entity = ["item_id", "country"]
 event_time = "day_end"
 created_time = "loaded_at"
 ttl = "30d"
+dialect = "postgres"
 publish = true
 start = "2025-01-01"
 schedule = "30 * * * *"

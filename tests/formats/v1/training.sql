@@ -6,6 +6,7 @@ label_time = "known_at"
 segments = ["price_band", "popularity"]
 weight = "volume"
 lookback = "28d"
+dialect = "postgres"
 --- */
 select
     item_id,
