@@ -64,7 +64,7 @@ def _looked_at(shop: Path) -> None:
         lines = (shop / problem.file).read_bytes().count(b"\n") + 1 if (shop / problem.file).is_file() else 1
         assert problem.line <= lines, problem
     if not found:
-        assert read(shop, {}).name == "shop"
+        assert read(shop, {}).name == tomllib.loads((shop / "towpath.toml").read_text("utf-8"))["project"]["name"]
 
 
 @pytest.mark.parametrize("file", FILES)
