@@ -71,7 +71,7 @@ def test_every_fault_is_told_at_once_with_its_line(warehouse: Warehouse) -> None
     ("select", "said"),
     [
         ("select id, at from prices", "at least one feature"),
-        ("select id, at, price, price from prices", "Two columns are named 'price'"),
+        ("select id, at, price, price from prices", "Two columns are named 'price'.\n  where: features/prices.sql:5"),
         ('select id, at, price, price as "Price" from prices', "Two columns are named 'price'"),
         ("select id, at, price from prices where at < now()", "not replayable"),
         ("select id, at, price from prices; select 1", "2 statements"),

@@ -5,13 +5,14 @@ import sys
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import towpath
-from towpath.errors import ProjectError
+from towpath.errors import InputError, ProjectError
 from towpath.platform import Platform
 from towpath.platform.shown import as_html, as_text, or_the_fault
 
@@ -25,6 +26,37 @@ def begun(tmp_path: Path) -> Platform:
 
     init(tmp_path, Answers(name="shop", team="forecasting"), clock=SystemClock())
     return towpath.open(tmp_path)
+
+
+def test_what_makes_no_training_set_is_refused_by_what_was_given(begun: Platform) -> None:
+    import pandas as pd
+    import polars as pl
+
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    rows = pd.DataFrame({"item_id": ["item_01", "item_02"], "at": [at, at]}, index=[7, 9])
+    ask = begun.features.training_set
+    # given a frame with a nameless index, then it is no column
+    assert ask(rows, ["item_sales.price_eur"], time="at").column_names == ["item_id", "at", "item_sales.price_eur"]
+    # and what is no table says what it is
+    lazy: Any = pl.from_pandas(rows).lazy()
+    nothing: Any = None
+    for spine, said in (
+        (rows.assign(item_id=["item_01", 2]), "The spine is a pandas.* and makes no table: .*column item_id"),
+        (lazy, "The spine is a LazyFrame"),
+        (nothing, "The spine is a NoneType and makes no table"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ask(spine, ["item_sales.*"], time="at")
+    with pytest.raises(InputError, match="What is pushed is a NoneType and makes no table"):
+        begun.features.push("item_sales", nothing)
+    # and so do features that are no list, or name no view, and a moment that is none of the two
+    with pytest.raises(InputError, match=r"one text, 'item_sales\.\*', and no list"):
+        ask(rows, "item_sales.*", time="at")
+    with pytest.raises(InputError, match="'price_eur' says no view"):
+        begun.features.read(["price_eur"], {"item_id": ["item_01"]})
+    otherwise: Any = "knwon"
+    with pytest.raises(InputError, match="as_of is 'knwon'"):
+        ask(rows, ["item_sales.*"], time="at", as_of=otherwise)
 
 
 def test_the_folder_is_a_path_or_its_text(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from towpath.errors import InputError, ResourceError, nearest
+from towpath.features.frames import as_table
 from towpath.features.keys import family
 from towpath.features.lock import FeatureLock, OnDemandLock
 from towpath.features.training_manifest import (
@@ -242,7 +243,7 @@ def _spine(warehouse: "Warehouse", spine: "Query | pa.Table", parameters: Mappin
     if isinstance(spine, Query):
         spine.check_parameters({"as_of", "since", "until", *parameters})
         return warehouse.read(spine, parameters)
-    table = spine if isinstance(spine, pa.Table) else pa.table(spine)
+    table = as_table(spine, "The spine")
     # What polars gives and no engine takes.
     joinable = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     if not any(field.type in joinable for field in table.schema):

@@ -109,10 +109,17 @@ def describe(source: ViewSource, warehouse: "Warehouse", *, project: str = "") -
 
     Raises:
         ProjectError: The SQL is refused; a key or time column is missing, or a time column is no time; a feature is declared
-            that the SELECT does not give; there is no feature. Carries every problem as ``file:line``.
+            that the SELECT does not give; there is no feature; two columns have one name. Carries every problem as ``file:line``.
     """
     query, header = source.query, source.header
     query.check_parameters(_PARAMETERS)
+    named = [name for name in query.tree.named_selects if name != "*"]
+    if twice := sorted({name for name in named if name and named.count(name) > 1}):
+        raise ProjectError(
+            f"Two columns are named '{twice[0]}'.",
+            f"{query.path}:{query.select_line}",
+            "give one of them another name with 'as'",
+        )
     schema = warehouse.describe(query)
     times = [header.event_time, *([header.created_time] if header.created_time else [])]
     features = [name for name in schema.names if name not in {*header.keys, *times}]

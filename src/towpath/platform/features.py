@@ -267,6 +267,10 @@ class Features:
         """
         from towpath.platform import training_sets
 
+        if as_of not in ("known", "event"):
+            raise InputError(
+                f"as_of is '{as_of}'.", mend="'known', or 'event', which asks of no row whether it had landed"
+            )
         query = Query.parse(spine, "spine") if isinstance(spine, str) else spine
         asked = training_sets.Asked(self.split(features), keys, time, as_of, dict(parameters or {}))
         if to is None:
@@ -281,9 +285,17 @@ class Features:
         return features.lock(self.views_of(read), read)
 
     def split(self, names: Sequence[str]) -> "Split":
-        """Tell features of views from on-demand ones, and add what these read."""
+        """Tell features of views from on-demand ones, and add what these read.
+
+        Raises:
+            InputError: It is no list; or a name has no view in front.
+        """
         from towpath import features
 
+        if isinstance(names, str):
+            raise InputError(f"The features are one text, '{names}', and no list.", mend=f'["{names}"]')
+        if bare := [name for name in names if "." not in name]:
+            raise InputError(f"'{bare[0]}' says no view.", mend=f"<view>.{bare[0]}, or <view>.* for all of a view")
         return features.split(names, self._platform.project.on_demand)
 
     def build(

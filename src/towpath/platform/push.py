@@ -98,7 +98,11 @@ def _listed(rows: Any) -> Sequence[object]:
         return cast("Sequence[object]", rows)
     import pyarrow as pa
 
-    table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+    from towpath.features.frames import as_table
+
+    table = as_table(
+        rows, "What is pushed", wanted="a dict, a list of dicts, an Arrow table, or a frame of pandas or polars"
+    )
     for at, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):  # of nanoseconds Arrow makes objects of pandas
             column = table.column(at).cast(pa.timestamp("us", field.type.tz), safe=False)
