@@ -18,6 +18,7 @@ from serving_stand import PlainModel, a_manifest, deployed
 from towpath import features
 from towpath.cli.features import command
 from towpath.clock import FixedClock
+from towpath.errors import InputError
 from towpath.features import FeatureColumn, OnDemandInputLock, OnDemandLock
 from towpath.features.encoding import RowSchema
 from towpath.features.skew import Served as Sides
@@ -31,7 +32,7 @@ from towpath.registry.signing import Signer, make_keys
 from towpath.serving.responder import Responder
 from towpath.serving.served import Served
 from towpath.traffic import point
-from towpath.types import micros
+from towpath.types import micros, utc
 
 START = datetime(2026, 3, 9, tzinfo=UTC)
 KEYS = [f"k{i}" for i in range(2_000) if point(f'["k{i}"]', "demand", "sample") < 1 / 16][:40]
@@ -326,3 +327,9 @@ def test_an_on_demand_feature_is_computed_again_from_what_was_asked_and_what_was
     with story.at(120) as platform:
         platform.objects.put("models/demand/versions/000002/code.zip", b"another")
         assert "is not what was signed" in platform.features.skew("demand", share=1.0).left_out["basket"]
+
+
+def test_a_time_that_ends_before_it_begins_is_refused_and_is_not_no_answer(played: Path) -> None:
+    refused = pytest.raises(InputError, match="begin at 2026-11-22 00:00 and end at 2026-11-21 00:00")
+    with Platform.open(played, variables={}) as platform, refused:
+        platform.features.skew("demand", since=utc("2026-11-22"), until=utc("2026-11-21"))

@@ -528,6 +528,7 @@ class Features:
 
         Raises:
             UnknownError: There is no such model.
+            InputError: The time ends before it begins; or the share is none.
         """
         from towpath.platform import skew
 

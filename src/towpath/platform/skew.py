@@ -13,7 +13,7 @@ from towpath.features.skew import FeatureSkew, Served, compare
 from towpath.platform.training import BEGINNING
 from towpath.project.on_demand import TIME
 from towpath.traffic import point
-from towpath.types import micros
+from towpath.types import micros, utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,8 +75,13 @@ def skew(
         raise UnknownError(f"There is no model '{model}'{nearest(model, models)}", mend="tow models")
     if not 0 < share <= 1:
         raise InputError(f"A share of {share} is none.", mend="--share 5%")
-    until = until or platform.now()
-    since = since or until - _WEEK
+    until = utc(until or platform.now())
+    since = utc(since or until - _WEEK)
+    if since >= until:
+        raise InputError(
+            f"The answers asked for begin at {since:%Y-%m-%d %H:%M} and end at {until:%Y-%m-%d %H:%M}.",
+            mend="an earlier --since",
+        )
     found: dict[str, list[FeatureSkew]] = {}
     left_out: dict[str, str] = {}
     for name in [model] if model else list(models):
