@@ -95,7 +95,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
 
 
 def _point(work: str, rows: int, found: dict[str, Any]) -> dict[str, Any]:
-    point = {"work": work, "rows": rows, "seconds": round(found["seconds"], 2), "peak_mib": found["peak_mib"]}
+    memory = {name: found[name] for name in ("peak_mib", "peak_own_mib")}
+    point = {"work": work, "rows": rows, "seconds": round(found["seconds"], 2), **memory}
     emit(benchmark="features_growth", load=round(os.getloadavg()[0], 1), **point)
     return point
 
