@@ -215,6 +215,9 @@ def test_one_value_of_a_key_stands_for_all_rows(shop: Path) -> None:
         assert np.isnan(many[1:]).all()
         with pytest.raises(InputError, match="different lengths: item_id 2, shop 3"):
             platform.features.read(["prices.price_eur"], {"item_id": items, "shop": [1, 2, 3]})
+        for _ in range(2):  # also where the list of features was read before
+            with pytest.raises(InputError, match="The key 'item_id' is not among the keys, which have 'itemid'"):
+                platform.features.read(["prices.price_eur"], {"itemid": items})
 
 
 def test_a_row_that_is_too_old_is_told_from_one_that_never_was(shop: Path) -> None:

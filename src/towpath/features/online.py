@@ -64,6 +64,8 @@ class OnlineReader:
         self._views = [_View(kept, project) for kept in locks]
         self._features = [column for view in self._views for column in view.columns]
         self._called = [view.called for view in self._views]
+        self.keys = frozenset(key for kept in locks for key in kept.entity)
+        """The key columns of all views."""
         self._names = [name for view in self._views for name in view.names]
         self._away = away
         self._look_again_at = -math.inf

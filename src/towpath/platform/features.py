@@ -492,7 +492,7 @@ class Features:
             inputs: Column of the request → one value a row, for on-demand features.
 
         Raises:
-            InputError: Two key columns are of different lengths.
+            InputError: Two key columns are of different lengths, or a view's key is not among them.
         """
         columns, count = _broadcast(keys)
         reader = self._readers.get(tuple(features))
@@ -501,6 +501,8 @@ class Features:
             if asked.files:
                 return on_demand.read(self._platform, asked, columns, inputs or {})
             reader = self._reader(features)
+        if not reader.keys <= keys.keys():
+            raise _without_key(reader.keys, keys)
         return reader.columns(columns, count, micros(self._platform.now()))
 
     def skew(
@@ -624,6 +626,16 @@ def _broadcast(keys: Mapping[str, object]) -> tuple[Mapping[str, Sequence[object
         raise InputError(f"Key columns are of different lengths: {said}.", mend="one value a row, or one for all rows")
     count = lengths.pop() if lengths else 1
     return {name: [single[name]] * count if name in single else columns[name] for name in keys}, count
+
+
+def _without_key(wanted: frozenset[str], keys: Mapping[str, object]) -> InputError:
+    """A server reads such a view as one without rows; a person has misspelt its key."""
+    missing = min(wanted - keys.keys())
+    spare = sorted(keys.keys() - wanted)
+    return InputError(
+        f"The key '{missing}' is not among the keys{f', which have {spare[0]!r}' if spare else ''}.",
+        mend=f"give {{'{missing}': [...]}}, one value a row",
+    )
 
 
 def _users(project: "Project", view: str) -> tuple[str, ...]:
