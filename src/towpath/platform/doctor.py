@@ -20,8 +20,7 @@ __all__ = ["Finding", "findings"]
 
 _FRAMEWORKS = {
     "lightgbm": "lightgbm",
-    "xgboost": "xgboost",
-    "xgboost-cpu": "xgboost",
+    "xgboost-cpu|xgboost": "xgboost",
     "catboost": "catboost",
     "scikit-learn": "sklearn",
     "skops": "sklearn",
@@ -30,10 +29,12 @@ _FRAMEWORKS = {
     "polars": "polars",
     "psycopg": "postgres",
     "adbc-driver-postgresql": "postgres",
+    "adbc-driver-snowflake": "snowflake",
+    "adbc-driver-bigquery": "bigquery",
     "redis": "redis",
     "hiredis": "redis",
 }
-"""Distribution → the extra that brings it."""
+"""Distribution → the extra that brings it; of two with a stroke between them either does."""
 _LOW_DISK_GIB = 1.0
 _TRIP_SHARE = 0.25
 """Of the deadline of a read that the way there and back may take."""
@@ -171,9 +172,18 @@ def _system() -> str:
 
 def _frameworks() -> list[Finding]:
     found: list[Finding] = []
-    for name, extra in _FRAMEWORKS.items():
-        try:
-            found.append(Finding(what=name, state="ok", detail=importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(what=name, state="missing", detail="not installed", mend=f"uv add 'towpath[{extra}]'"))
+    for names, extra in _FRAMEWORKS.items():
+        versions = {name: version for name in names.split("|") if (version := _version(name)) is not None}
+        if versions:
+            found += [Finding(what=name, state="ok", detail=version) for name, version in versions.items()]
+        else:
+            mend = f"uv add 'towpath[{extra}]'"
+            found.append(Finding(what=names.split("|")[0], state="missing", detail="not installed", mend=mend))
     return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

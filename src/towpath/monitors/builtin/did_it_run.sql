@@ -3,7 +3,7 @@ description = "Did the model predict in the window, and did its batch runs finis
 severity = "critical"
 every = "1d"
 window = "1d"
-mend = "tow runs show the failed run; for a served model ask the consumers of tow fleet whether they still call"
+mend = "'tow runs' lists the failed run; for a served model ask the consumers that 'tow fleet' names whether they still call"
 parameters = { min_rows = 1 }
 --- */
 -- did_it_run: did the model predict in the window, and did its batch runs finish whole?

@@ -3,7 +3,7 @@ description = "On what really happened, is the champion worse than the gate prom
 severity = "critical"
 every = "1d"
 window = "14d"
-mend = "tow show the version's verdict beside its days on the console; train on newer data, or tow rollback if only the newest is worse"
+mend = "compare the version's verdict with its days on the console; train on newer data, or 'tow rollback' if only the newest version is worse"
 parameters = { margin = 0.2, min_rows = 200, min_matured_share = 0.8, sigmas = 2.0 }
 --- */
 -- worse_than_promised: on what really happened, is the champion worse than the gate promised, anywhere?
