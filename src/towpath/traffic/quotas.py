@@ -18,8 +18,7 @@ _BURST_S = 1.0
 class Bucket:
     """One rate of one consumer; a number in shared memory says until when everything taken is paid for.
 
-    Two workers that take in the same half microsecond may count one of the two: of a quota of 10,000/s shared by two workers
-    that is a request in some hundreds, and never one too few.
+    Two workers that take in the same moment may count one of the two: a quota may let through a little more, never less.
 
     Args:
         cells: The shared numbers.
