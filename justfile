@@ -3,8 +3,8 @@
 default:
     @just --list
 
-# what CI holds beside the whole of `uv run pytest`
-check: fmt-check lint types layers sql test docs
+# what CI holds beside the whole of `uv run pytest`, which has the tests
+check: fmt-check lint types layers sql docs
 
 # write the format
 fmt:
@@ -28,7 +28,7 @@ layers:
 sql:
     uv run pytest -q tests/test_house.py -k sql
 
-# the tests but the slow ones (replays, demos, browsers, faults), which `uv run pytest` has too
+# the quick tests, for the way there: without replays, demos, browsers and faults, which `uv run pytest` has too
 test:
     uv run pytest -q -m "not slow and not nightly"
 

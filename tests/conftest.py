@@ -23,6 +23,12 @@ settings.register_profile("towpath", deadline=None)
 settings.load_profile("towpath")
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A test file that cannot be imported is no skip: `--doctest-ignore-import-errors` is for modules whose extra is missing."""
+    if report.skipped and "unable to import module" in (said := str(report.longrepr)) and "/tests/" in said:
+        pytest.exit(said, returncode=1)
+
+
 def missing(what: str, mend: str) -> None:
     """Skip by name on a laptop; fail where CI promised the engine."""
     message = f"{what} is missing ({mend})"

@@ -1,12 +1,14 @@
 """Clocks tell aware UTC times; a scaled one is a pure function of the machine's time."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.clock import FixedClock, ScaledClock, SystemClock
+from towpath.clock import FixedClock, ScaledClock, SteppedClock, SystemClock
+from towpath.errors import InputError
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -45,3 +47,9 @@ def test_a_scaled_clock_runs_at_its_speed() -> None:
 @pytest.mark.parametrize("start", [datetime(2026, 3, 1), START])
 def test_a_naive_origin_is_utc(start: datetime) -> None:
     assert ScaledClock(start, SystemClock().now(), 1).now() - START < timedelta(minutes=1)
+
+
+def test_a_clock_file_that_somebody_wrote_by_hand_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clock").write_text("2011-09-01T00:30:00+00:00")
+    with pytest.raises(InputError, match="says no time"):
+        SteppedClock(tmp_path / "clock").now()

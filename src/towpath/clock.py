@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from towpath.errors import InputError
 from towpath.types import micros, utc
 
 __all__ = ["Clock", "FixedClock", "ScaledClock", "SteppedClock", "SystemClock"]
@@ -109,14 +110,25 @@ class SteppedClock:
             os.close(descriptor)
 
     def now(self) -> datetime:
-        """The moment shown; the machine's own time where nobody has written yet."""
+        """The moment shown; the machine's own time where nobody has written yet.
+
+        Raises:
+            InputError: The file was written by something else.
+        """
         real = datetime.fromtimestamp(time.time(), tz=UTC)
         record = self._read()
         if len(record) < self._FORM.size:
             return real
         shown_us, written_us = self._FORM.unpack(record)
         passed_us = max(0, micros(real) - written_us)
-        return datetime.fromtimestamp(0, tz=UTC) + timedelta(microseconds=shown_us + passed_us)
+        try:
+            return datetime.fromtimestamp(0, tz=UTC) + timedelta(microseconds=shown_us + passed_us)
+        except OverflowError:  # a text that somebody wrote by hand
+            raise InputError(
+                f"'{self._path}' says no time.",
+                "towpath.toml, clock.file",
+                "towpath.clock.SteppedClock(path).step('2026-04-13T06:00') writes it",
+            ) from None
 
     def _read(self) -> bytes:
         if self._descriptor < 0:
