@@ -22,7 +22,7 @@ TowpathError
     └── ConflictError      somebody else wrote first                              409  conflict
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -47,6 +47,7 @@ __all__ = [
     "UnavailableError",
     "UndefinedError",
     "UnknownError",
+    "by_code",
     "nearest",
 ]
 
@@ -209,9 +210,21 @@ class ExtraError(OwnerError):
 
 
 class RetryError(TowpathError):
-    """Nobody is at fault: wait and try again."""
+    """Nobody is at fault: wait and try again.
+
+    Args:
+        what: What is away or full.
+        where: Where it stands.
+        mend: What to do next.
+        retry_after_s: When trying again may help.
+    """
 
     code = "retry"
+
+    def __init__(self, what: str, where: str = "", mend: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(what, where, mend)
+        self.args = (what, where, mend, retry_after_s)
+        self.retry_after_s = retry_after_s
 
 
 class OverloadedError(RetryError):
@@ -231,6 +244,27 @@ class ConflictError(RetryError):
 
     code = "conflict"
     status = 409
+
+
+def by_code(*, families: bool = True) -> dict[str, type[TowpathError]]:
+    """Code → class, in the order in which they are declared; of this tree alone, whatever other rooms make of it.
+
+    Args:
+        families: Whether those are wanted, too, that only gather others and are never sent.
+
+    Example:
+        >>> by_code()["quota"].__name__
+        'QuotaError'
+    """
+
+    def walk(kind: type[TowpathError]) -> Iterator[type[TowpathError]]:
+        yield kind
+        for inner in kind.__subclasses__():
+            if inner.__module__ == __name__:
+                yield from walk(inner)
+
+    gathering = (TowpathError, CallerError, OwnerError, RetryError)
+    return {kind.code: kind for kind in walk(TowpathError) if families or kind not in gathering}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

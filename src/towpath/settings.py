@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from towpath.errors import ProjectError, nearest
-from towpath.types import Name
+from towpath.types import Dialect, Name
 
 __all__ = [
     "AlertSettings",
@@ -47,6 +47,9 @@ class WarehouseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     url: str = "duckdb://warehouse"
     """The scheme picks the engine: ``duckdb://FOLDER`` with ``<schema>/<table>.parquet``, ``postgresql://USER@HOST/DATABASE``,
     ``snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W`` or ``bigquery://PROJECT/DATASET``; ``env:NAME`` or ``file:PATH`` keeps a password out of this file."""
+    dialect: Dialect = "duckdb"
+    """Whose SQL views and ``training.sql`` are written in where their headers do not say: DuckDB's, which is translated to each
+    engine, or that of the one engine that runs it."""
     tables: dict[str, str] = {}
     """For duckdb, tables that lie elsewhere: ``"sales.lines" = "path or glob"``; ``{TOWPATH_DATA}`` stands for that variable's folder."""
     memory_mib: Annotated[int, Meta(ge=64, le=1_048_576)] = 2_048
@@ -110,6 +113,9 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """PEM file of the certificate's private key, without a password; the certificate's own file unless given."""
     access_log: str = ""
     """One JSON line a request to ``stderr`` or to a file; empty for none. Never a body, a key, a query or a header."""
+    traces: str = ""
+    """Where spans of requests go: the URL of a receiver of OTLP over HTTP, or ``otlp`` for what the ``OTEL_…`` variables say; empty
+    for nowhere. Needs the extra ``otel``."""
     poll_ms: Annotated[int, Meta(ge=50, le=60_000)] = 500
     """How often promotions and kill switches are looked for."""
     prove_s: Annotated[int, Meta(ge=0, le=86_400)] = 60

@@ -4,19 +4,17 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import msgspec
 
 from towpath.errors import ProjectError, nearest
+from towpath.types import Dialect
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
-__all__ = ["Dialect", "Query", "quoted"]
-
-Dialect = Literal["duckdb", "postgres", "snowflake", "bigquery"]
-"""Whose SQL a file is written in."""
+__all__ = ["Query", "quoted"]
 
 _HIDDEN = re.compile(r"""--[^\n]*|/\*.*?\*/|'(?:''|[^'])*'|"(?:""|[^"])*"|\$\$.*?\$\$""", re.DOTALL)
 """Comments, texts and quoted names: words in them are no code."""
@@ -103,8 +101,14 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
     """Line of the file on which the body begins, counted from 1."""
 
     @classmethod
-    def parse(cls, text: str, path: str = "<sql>") -> "Query":
+    def parse(cls, text: str, path: str = "<sql>", *, dialect: Dialect = "duckdb") -> "Query":
         """Split a file into header and body and read the header; the SELECT is parsed when it is first asked for.
+
+        Args:
+            text: The whole file.
+            path: Where it was read from, for messages.
+            dialect: Whose SQL it is where its header does not say. The query then says it in a header of its own, so that it
+                travels with the text, and no line moves.
 
         Raises:
             ProjectError: The header is not closed or is no TOML; ``problems`` says ``path:line``.
@@ -131,6 +135,10 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
                 else _toml_line(str(error), header_line)
             )
             raise _problem(path, at, f"the header is no TOML: {error}", "key = value, one a line") from error
+        if dialect != "duckdb" and "dialect" not in header:
+            said = f'{_OPEN} dialect = "{dialect}"'
+            whole = text[:lead] + said + text[lead + len(_OPEN) :] if body is not text else f"{said} {_CLOSE} {text}"
+            return cls.parse(whole, path)
         return cls(
             path=path,
             text=text,

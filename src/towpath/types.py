@@ -9,6 +9,7 @@ from msgspec import Meta
 from towpath.errors import InputError
 
 __all__ = [
+    "Dialect",
     "REASONS",
     "Container",
     "Digest",
@@ -35,6 +36,8 @@ Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}(?!\n)$")]
 """Of stored bytes, never of a re-encoding."""
 EntityKey = str
 """The canonical JSON array of the key parts in declared order, such as ``["10002","UK"]``."""
+Dialect = Literal["duckdb", "postgres", "snowflake", "bigquery"]
+"""Whose SQL a file is written in."""
 Tier = Literal["critical", "standard", "experimental"]
 """How much it hurts when the model is away: what the journal drops first and what must have a fallback."""
 Reason = Literal["ok", "down", "slow", "wrong", "features", "overloaded", "killed", "holdout"]
