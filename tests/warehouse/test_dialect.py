@@ -165,3 +165,11 @@ def test_other_engines_words_are_read_too() -> None:
     assert (big.parameters, big.tables) == (("as_of",), ("p.d.t",))
     with pytest.raises(ProjectError, match="generate_uuid"):
         _ = Query.parse("/* ---\ndialect = 'bigquery'\n--- */\nselect generate_uuid() as x from t").tree
+
+
+def test_the_words_of_the_project_reach_a_spine_without_a_header(server: AdbcStand) -> None:
+    spine = Query.parse("select distinct on (id) id, at from items order by id, at", "spine", dialect="postgres")
+    assert server.warehouse.read(spine).num_rows == 3
+    assert spine.select_line == 1
+    with pytest.raises(ProjectError, match="spine:2: 'now"):
+        _ = Query.parse("select id,\nnow() as at from items", "spine", dialect="postgres").tree

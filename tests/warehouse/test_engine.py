@@ -1,5 +1,7 @@
 """The engine: SQL in, Arrow out, times in UTC microseconds, errors in our words."""
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -122,7 +124,7 @@ def test_a_name_can_be_given_anew_and_taken_away(engine: Engine, tmp_path: Path)
 def test_the_engines_words_come_with_the_file(engine: Engine) -> None:
     with pytest.raises(ProjectError) as caught:
         engine.read(Query.parse("select nope from range(3)", "monitors/late.sql"))
-    assert caught.value.where == "monitors/late.sql"
+    assert caught.value.where == "monitors/late.sql:1"
     assert 'Referenced column "nope" not found' in caught.value.what
     assert "LINE" not in caught.value.what
 
@@ -155,3 +157,12 @@ def test_any_name_can_be_a_table_and_a_column(engine: Engine, name: str) -> None
     engine.register(name, pa.table({name: [1]}))
     assert engine.read(f"select {quoted(name)} from {quoted(name)}").to_pylist() == [{name: 1}]
     engine.forget(name)
+
+
+def test_ctrl_c_in_the_midst_of_a_query_is_what_it_is_anywhere(engine: Engine) -> None:
+    pressed = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    pressed.start()
+    with pytest.raises(KeyboardInterrupt):
+        engine.read("select count(*) from range(100000000) as a, range(100000) as b where hash(a.range, b.range) = 7")
+    pressed.join()
+    assert engine.read("select 1 as one").num_rows == 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from towpath.errors import ProjectError
+from towpath.features import key_bytes
 from towpath.settings import WarehouseSettings
 from towpath.sql import Query
-from towpath.warehouse import Facts, Warehouse, open_warehouse
+from towpath.warehouse import Facts, FileWarehouse, Warehouse, open_warehouse
+from towpath.warehouse.point_in_time import bounds_sql, newest_sql
 
 
 def write(path: Path, *values: int) -> None:
@@ -138,3 +141,34 @@ def test_more_keys_than_fit_into_memory_come_in_parts_each_key_once(tmp_path: Pa
     # then each key is there once, with its later row
     assert np.array_equal(np.sort(found.column("k0").to_numpy()), np.arange(keys))
     assert set(found.column("f0").to_pylist()) == {1.0}
+
+
+def test_the_newest_rows_come_in_the_order_of_their_keys_also_in_parts(tmp_path: Path) -> None:
+    # given keys of two parts, numbers of every length and texts with what JSON writes otherwise
+    marks = ["a", "a!", 'a"', "a\\", "é", "\n", "", "ab"]
+    numbers = np.arange(30_000)
+    columns: dict[str, object] = {"mark": [marks[n % 8] for n in numbers], "n": numbers, "x": numbers * 1.0}
+    (tmp_path / "warehouse").mkdir()
+    pq.write_table(
+        pa.table({**columns, "at": np.full(30_000, np.datetime64("2026-01-01", "us"))}),
+        tmp_path / "warehouse/t.parquet",
+    )
+    query = Query.parse("select mark, n, at, x from t", "t.sql")
+    facts = Facts(query=query, keys=("mark", "n"), event_time="at", columns=("x",), in_key_order=True)
+    moments = {"as_of": datetime(2026, 1, 2, tzinfo=UTC), "since": datetime(2025, 1, 1, tzinfo=UTC)}
+    with_little = FileWarehouse("duckdb://warehouse", WarehouseSettings(memory_mib=64, threads=1), tmp_path, {})
+    # when they come whole, and in parts
+    with_little.prepare(query)
+    bounds = with_little.engine.read(bounds_sql(facts, 4), moments).column(0).to_pylist()
+    parts = [
+        with_little.engine.read(newest_sql(facts, between=one), moments) for one in pairwise([None, *bounds, None])
+    ]
+    with with_little.newest(facts, moments) as reader:
+        whole = reader.read_all()
+    with_little.close()
+    # then each is there once, in the parts as in the whole, and nearly all in the order in which the store keeps them
+    assert pa.concat_tables(parts).select(whole.column_names).equals(whole)
+    assert sorted(whole.column("f0").to_pylist()) == numbers.tolist()
+    assert min(part.num_rows for part in parts) > 5_000
+    keys = [key_bytes(row) for row in zip(whole.column("k0").to_pylist(), whole.column("k1").to_pylist(), strict=True)]
+    assert sum(one > other for one, other in pairwise(keys)) < 10

@@ -6,6 +6,7 @@ from towpath.warehouse.landed import TakesLanded
 from towpath.warehouse.point_in_time import AsOf, Facts, newest_sql, training_set_sql
 from towpath.warehouse.port import Warehouse, open_warehouse
 from towpath.warehouse.snapshots import Snapshots, TableState
+from towpath.warehouse.written import TakesTables
 
 __all__ = [
     "AsOf",
@@ -16,6 +17,7 @@ __all__ = [
     "Snapshots",
     "TableState",
     "TakesLanded",
+    "TakesTables",
     "Warehouse",
     "newest_sql",
     "open_warehouse",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from towpath.errors import ProjectError, ResourceError, TowpathError
 from towpath.sql import Query, quoted
 from towpath.types import utc
+from towpath.warehouse.faults import line_in
 from towpath.warehouse.leaving import converted, outgoing
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Engine:
         Raises:
             ProjectError: The engine refuses the SQL, or a parameter has no value.
         """
-        with self._lock, self._errors(query.path):
+        with self._lock, self._errors(query):
             self._connection.execute(f"create or replace view {quoted(name)} as\n{_inlined(query, parameters)}")
 
     def when_refused(self, explain: Callable[[str], TowpathError | None]) -> None:
@@ -259,14 +260,14 @@ class Engine:
     def _explained(self, said: str) -> TowpathError | None:
         return next((error for explain in self._explanations if (error := explain(said)) is not None), None)
 
-    def _errors(self, where: str) -> AbstractContextManager[None]:
-        return _foreign_errors(where, self._explained)
+    def _errors(self, asked: str | Query) -> AbstractContextManager[None]:
+        return _foreign_errors(asked, self._explained)
 
     @contextmanager
     def _session(self, sql: str | Query) -> Generator["tuple[duckdb.DuckDBPyConnection, str]"]:
         """A cursor of its own, so that a reader that is still open survives the next query; and the SQL as text."""
-        where, text = (sql.path, sql.in_dialect("duckdb")) if isinstance(sql, Query) else ("", sql.strip().rstrip(";"))
-        with self._errors(where):
+        asked, text = (sql, sql.in_dialect("duckdb")) if isinstance(sql, Query) else ("", sql.strip().rstrip(";"))
+        with self._errors(asked):
             with self._lock:
                 cursor = self._connection.cursor()
                 # What is registered on one cursor is unknown to the next.
@@ -304,9 +305,11 @@ def _inlined(query: Query, parameters: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def _foreign_errors(where: str, explained: Callable[[str], TowpathError | None]) -> Generator[None]:
-    """Turn what DuckDB raises into ours."""
+def _foreign_errors(asked: str | Query, explained: Callable[[str], TowpathError | None]) -> Generator[None]:
+    """Turn what DuckDB raises into ours; of a file with the line on which the word stands that it speaks of."""
     import duckdb
+
+    where = asked.path if isinstance(asked, Query) else asked
 
     of_the_text = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException, duckdb.ParserException)
 
@@ -315,6 +318,10 @@ def _foreign_errors(where: str, explained: Callable[[str], TowpathError | None])
     except TowpathError as error:
         if where and not error.where:
             raise type(error)(error.what, where, error.mend) from error
+        raise
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":  # how the engine says that somebody pressed Ctrl-C
+            raise KeyboardInterrupt from error
         raise
     except (duckdb.Error, OSError, MemoryError) as error:
         # a reader that is already open says it as an OSError of Arrow's, whose text alone tells
@@ -325,7 +332,10 @@ def _foreign_errors(where: str, explained: Callable[[str], TowpathError | None])
         better = None if isinstance(error, of_the_text) else explained(str(error))
         if better is not None:
             raise better from error
-        raise ProjectError(f"The warehouse refuses: {_said(error)}", where, "mend the SQL or the table") from error
+        said = _said(error)
+        line = line_in(asked, said) if isinstance(asked, Query) and isinstance(error, of_the_text) else None
+        place = f"{where}:{line}" if line else where
+        raise ProjectError(f"The warehouse refuses: {said}", place, "mend the SQL or the table") from error
 
 
 _OUT_OF_MEMORY = "Out of Memory Error"

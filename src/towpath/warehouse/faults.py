@@ -10,7 +10,7 @@ from towpath.errors import ProjectError, ResourceError, UnavailableError
 from towpath.settings import masked
 from towpath.sql import Query
 
-__all__ = ["Faults", "address", "raise_ours"]
+__all__ = ["Faults", "address", "line_in", "raise_ours"]
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ def raise_ours(error: Exception, asked: Query | str, url: str, faults: Faults, *
             f"The warehouse gave up: {said}", where, "ask for less, or give it more memory, quota or time"
         ) from error
     mend = next((mend for words, mend in faults.mends if words.search(said)), "mend the SQL or the table")
-    line = _line(asked, said) if isinstance(asked, Query) else None
+    line = line_in(asked, said) if isinstance(asked, Query) else None
     raise ProjectError(f"The warehouse refuses: {said}", f"{where}:{line}" if line else where, mend) from error
 
 
@@ -86,9 +86,9 @@ def _blanked(said: str, secret_url: str) -> str:
     return said
 
 
-def _line(query: Query, said: str) -> int | None:
-    """The line of the file with the first name in quotes that the engine speaks of."""
-    for word in re.findall(r"['\"`]([^'\"`]+)['\"`]", said):
+def line_in(query: Query, said: str) -> int | None:
+    """The line of the file with the first name that the engine speaks of: in quotes, or after ``with name``."""
+    for word in re.findall(r"(?:with name |['\"`])([^'\"`\s]+)", said):
         if (line := query.line_of(word.rpartition(".")[2])) is not None:
             return line
     return None

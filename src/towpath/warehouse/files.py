@@ -4,7 +4,7 @@ import glob
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ from towpath.settings import WarehouseSettings
 from towpath.sql import Query, quoted
 from towpath.warehouse.engine import Engine
 from towpath.warehouse.kept import Kept
-from towpath.warehouse.point_in_time import AsOf, Facts, keys_sql, newest_sql, training_set_sql
+from towpath.warehouse.point_in_time import AsOf, Facts, bounds_sql, keys_sql, newest_sql, training_set_sql
 from towpath.warehouse.snapshots import TableState
 
 if TYPE_CHECKING:
@@ -142,10 +142,10 @@ class FileWarehouse:
     def newest(
         self, facts: Facts, parameters: Mapping[str, object] = _NO_PARAMETERS
     ) -> Generator["pa.RecordBatchReader"]:
-        """The newest row per key that is known at ``:as_of``, in no order.
+        """The newest row per key that is known at ``:as_of``; about in the order of the keys where `facts` asks for it.
 
-        Where the keys are too many for the engine's memory, they are split by their hash into parts that fit, and the
-        view is read once for each.
+        Where the keys are too many for the engine's memory, they are cut into parts that fit, one after another in that
+        order, and the view is read once for each.
 
         Raises:
             ProjectError: As in `read`.
@@ -154,9 +154,9 @@ class FileWarehouse:
         import pyarrow as pa
 
         with self._kept_facts(facts) as kept:
-            parts = self._parts(kept, parameters)
+            bounds = self._bounds(kept, parameters)
             schema = self.engine.describe(newest_sql(kept), parameters)
-            yield pa.RecordBatchReader.from_batches(schema, self._newest(kept, parameters, parts))
+            yield pa.RecordBatchReader.from_batches(schema, self._newest(kept, parameters, bounds))
 
     def snapshot(self, query: Query) -> tuple[TableState, ...]:
         """What the files of a query's tables look like now: another state, other rows.
@@ -214,15 +214,20 @@ class FileWarehouse:
         with self._kept.reading(facts.query, state) as query:
             yield msgspec.structs.replace(facts, query=query)
 
-    def _parts(self, facts: Facts, parameters: Mapping[str, object]) -> int:
-        """In how many parts the newest rows fit into memory: the engine holds all keys of a part, and cannot spill them."""
+    def _bounds(self, facts: Facts, parameters: Mapping[str, object]) -> Sequence[str]:
+        """Where keys are cut so that the newest rows of a part fit into memory: the engine holds them all, and cannot spill them."""
         entities = self.engine.read(keys_sql(facts), parameters).column(0)[0].as_py()
         bytes_needed = entities * (_ENTITY_BYTES + _VALUE_BYTES * len(facts.columns))
-        return 1 + int(bytes_needed / (self.engine.memory_bytes * _MEMORY_SHARE))
+        parts = 1 + int(bytes_needed / (self.engine.memory_bytes * _MEMORY_SHARE))
+        if parts == 1:
+            return []
+        return sorted(set(self.engine.read(bounds_sql(facts, parts), parameters).column(0).to_pylist()))
 
-    def _newest(self, facts: Facts, parameters: Mapping[str, object], parts: int) -> Generator["pa.RecordBatch"]:
-        for part in range(parts):
-            with self.engine.stream(newest_sql(facts, part=part, parts=parts), parameters) as reader:
+    def _newest(
+        self, facts: Facts, parameters: Mapping[str, object], bounds: Sequence[str]
+    ) -> Generator["pa.RecordBatch"]:
+        for between in pairwise([None, *bounds, None]):
+            with self.engine.stream(newest_sql(facts, between=between), parameters) as reader:
                 yield from reader
 
     def _files(self, table: str, query: Query) -> Sequence[Path]:

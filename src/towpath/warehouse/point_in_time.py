@@ -7,7 +7,7 @@ import msgspec
 
 from towpath.sql import Query, quoted
 
-__all__ = ["AsOf", "Facts", "keys_sql", "newest_sql", "training_set_sql"]
+__all__ = ["bounds_sql", "AsOf", "Facts", "keys_sql", "newest_sql", "training_set_sql"]
 
 AsOf = Literal["known", "event"]
 """``known``: only rows that had landed by the spine's time count; ``event``: landing is ignored."""
@@ -34,6 +34,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     landed_since_us: int | None = None
     """For the newest rows: only those that became known at or after it count, because they landed or their event came true
     then; microseconds since 1970, all unless given."""
+    in_key_order: bool = False
+    """For the newest rows: about in the order of their keys' text, where the engine can; for a store that is a sorted file."""
 
 
 def training_set_sql(facts: Facts, *, spine: str, as_of: AsOf = "known") -> str:
@@ -130,7 +132,7 @@ answers as (
     )
 
 
-def newest_sql(facts: Facts, *, part: int = 0, parts: int = 1) -> str:
+def newest_sql(facts: Facts, *, between: tuple[str | None, str | None] = (None, None)) -> str:
     """Compile the newest row per key that is known at ``$as_of`` and whose event is not before ``$since``.
 
     With `Facts.landed_since_us`, of the rows that became known since then: a row is known once it has landed *and* its event
@@ -138,12 +140,11 @@ def newest_sql(facts: Facts, *, part: int = 0, parts: int = 1) -> str:
 
     Args:
         facts: The view.
-        part: Of the keys, by their hash: this one of so many `parts`, 0 to `parts` - 1.
-        parts: How many, each with keys of its own.
+        between: Only keys whose text is not below the first, and below the second; see `bounds_sql`.
 
     Returns:
         A SELECT of ``k0``, ``k1`` …, ``event``, ``landed`` (microseconds since 1970), then ``f0``, ``f1`` … for the view's
-        `columns`, so that a feature may have any name; no order. A full tie gives one of its rows, never a mixture.
+        `columns`, so that a feature may have any name. A full tie gives one of its rows, never a mixture.
 
     Example:
         >>> view = Query.parse("select id, at, x from v")
@@ -152,7 +153,10 @@ def newest_sql(facts: Facts, *, part: int = 0, parts: int = 1) -> str:
     """
     keys = ", ".join(f"k{i}" for i in range(len(facts.keys)))
     chosen = ", ".join(f"feature_values.f{i} as f{i}" for i in range(len(facts.columns)))
-    of_part = "" if parts == 1 else f"and hash({keys}) % {parts} = {part}"
+    text = _key_text(facts)
+    sides = zip((">=", "<"), between, strict=True)
+    of_part = " ".join(f"and {text} {sign} {_quoted_text(key)}" for sign, key in sides if key is not None)
+    ordered = f"order by {text}" if facts.in_key_order else ""
     return f"""
 with {_view_rows(facts)},
 newest as (
@@ -164,6 +168,22 @@ newest as (
 )
 select {keys}, feature_values.event as event, feature_values.landed as landed, {chosen}
 from newest
+{ordered}
+""".strip()
+
+
+def bounds_sql(facts: Facts, parts: int) -> str:
+    """Compile the texts of keys that cut all keys into so many parts of about one size, told from one key in 256."""
+    keys = ", ".join(f"k{i}" for i in range(len(facts.keys)))
+    shares = ", ".join(str(part / parts) for part in range(1, parts))
+    return f"""
+with {_view_rows(facts)},
+picked as (
+    select distinct {_key_text(facts)} as key
+    from view_rows
+    where {_is_known(facts)} and hash({keys}) % 256 = 0
+)
+select unnest(quantile_disc(key, [{shares}])) as key from picked
 """.strip()
 
 
@@ -188,6 +208,17 @@ def _is_known(facts: Facts) -> str:
         and landed <= epoch_us($as_of::timestamptz)
         and event >= epoch_us($since::timestamptz)
         {landed}"""
+
+
+def _key_text(facts: Facts) -> str:
+    """A text that sorts as the bytes of the online key do, but for quotes, backslashes and control characters in it."""
+    names = [f"k{i}" for i in range(len(facts.keys))]
+    parts = [f"case typeof({k}) when 'VARCHAR' then '\"' || {k} || '\"' else {k}::varchar end" for k in names]
+    return "(" + " || ',' || ".join(parts) + " || ']')"
+
+
+def _quoted_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _view_rows(facts: Facts) -> str:

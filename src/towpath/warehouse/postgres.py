@@ -165,6 +165,41 @@ class PostgresWarehouse(AdbcWarehouse["_Session"]):
                 states.append(TableState(table=table, state=state))
         return tuple(states)
 
+    def write_table(self, name: str, rows: "pa.Table") -> None:
+        """Put rows in the place of all that a table holds, in one transaction; made where there is none.
+
+        The table stays the same one, with its rights, its indexes and the views upon it; writers wait for each other.
+
+        Raises:
+            ProjectError: There is no such schema, the user may not write there, or the table is another one: its columns differ.
+            ResourceError: As in `read`.
+            UnavailableError: As in `read`.
+        """
+        schema, _, table = name.partition(".")
+        target, columns = f"{quoted(schema)}.{quoted(table)}", ", ".join(map(quoted, rows.column_names))
+        with self._session(name) as session:
+            session.run(
+                "set transaction isolation level read committed"
+            )  # who waited for the lock sees what came before
+            session.all(f"select pg_advisory_xact_lock(hashtext({_literal(f'towpath {name}')}))::text as held")
+            standing = (
+                session.all(_COLUMNS.format(schema=_literal(schema), table=_literal(table))).column(0).to_pylist()
+            )
+            if standing and set(standing) != set(rows.column_names):
+                raise ProjectError(
+                    f"The table '{name}' has the columns {', '.join(standing)}, and not {', '.join(rows.column_names)}.",
+                    self.url,
+                    "it is another table: name one that is not there, or drop it",
+                )
+            if not standing:
+                session.ingest(table, rows, schema=schema)
+            else:
+                session.ingest(_WRITTEN, rows)
+                session.run(f"delete from {target}")
+                session.run(f"insert into {target} ({columns}) select {columns} from {quoted(_WRITTEN)}")
+                session.run(f"drop table {quoted(_WRITTEN)}")  # the connection is used again
+            session.commit()
+
     def _opened(self) -> Any:
         connection = dbapi.connect(self._address, autocommit=True)
         with closing(connection.cursor()) as cursor:
@@ -267,12 +302,24 @@ class _Session:
         self._cursor.execute(sql)
         return self._cursor.fetch_record_batch()
 
-    def ingest(self, name: str, table: "pa.Table") -> None:
-        """Put a table into a temporary one; it goes with the transaction."""
+    def ingest(self, name: str, table: "pa.Table", *, schema: str | None = None) -> None:
+        """Put a table into a temporary one, which goes with the transaction; with a schema into a new one there, which stays."""
         self.last = ""
-        self._cursor.adbc_ingest(name.strip('"'), table, mode="create", temporary=True)
+        place: dict[str, Any] = {"temporary": True} if schema is None else {"db_schema_name": schema}
+        self._cursor.adbc_ingest(name.strip('"'), table, mode="create", **place)
+
+    def commit(self) -> None:
+        """Keep what was written."""
+        self._cursor.connection.adbc_connection.commit()
 
 
+_WRITTEN = "towpath written"
+_COLUMNS = """
+select a.attname::text as name
+from pg_attribute as a join pg_class as c on c.oid = a.attrelid join pg_namespace as n on n.oid = c.relnamespace
+where n.nspname = {schema} and c.relname = {table} and a.attnum > 0 and not a.attisdropped
+order by a.attnum
+"""
 _TABLES = """
 select case when pg_table_is_visible(c.oid) then c.relname::text else n.nspname || '.' || c.relname end as name
 from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
@@ -301,6 +348,10 @@ def _cast(field: "pa.Field") -> str:
     if kind.startswith("_"):  # a list
         return "" if kind[1:] in _PLAIN else f"::{target}[] as {quoted(field.name)}"
     return f"::{target} as {quoted(field.name)}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _scale(modifier: int) -> int | None:
