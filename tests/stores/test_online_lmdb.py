@@ -23,6 +23,10 @@ class TestLmdb(OnlineStoreContract):
         yield opened
         opened.close()
 
+    @pytest.fixture
+    def address(self, tmp_path: Path) -> tuple[str, Path]:
+        return "lmdb://online", tmp_path
+
 
 def test_what_one_store_writes_another_of_the_process_reads(tmp_path: Path) -> None:
     first, second = open_online("lmdb://online", tmp_path), open_online(f"lmdb://{tmp_path}/online", Path("elsewhere"))

@@ -1,9 +1,19 @@
 """What every online store must do; an engine's tests subclass this and give a ``store`` fixture."""
 
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
+from pathlib import Path
+from threading import Barrier
 
+import pytest
+
+from towpath.errors import ConflictError
+from towpath.features import builds
 from towpath.stores.online import WHOLE_ROWS, OnlineStore
 
 __all__ = ["OnlineStoreContract", "value"]
@@ -12,10 +22,17 @@ __all__ = ["OnlineStoreContract", "value"]
 class OnlineStoreContract:
     """The contract of `OnlineStore`; the ``store`` fixture is an empty store for each test.
 
+    What other processes do to it is asked where a fixture ``address`` says by which URL, and from which folder, they open the same.
+
     Example:
         >>> class TestRedis(OnlineStoreContract):
         ...     pass  # and a fixture named store
     """
+
+    @pytest.fixture
+    def address(self) -> tuple[str, Path]:
+        """URL and folder by which another process opens the store."""
+        pytest.skip("no fixture 'address' says how another process opens the store")
 
     def test_what_was_never_written_is_none(self, store: OnlineStore) -> None:
         """An unknown table and an unknown key are no errors."""
@@ -222,10 +239,90 @@ class OnlineStoreContract:
             assert all(whole)
         assert store.read("prices", keys) == [value(19, 0, bytes([19]) * 64)] * len(keys)
 
+    def test_a_writer_that_is_killed_tears_no_row_and_the_same_write_again_is_right(
+        self, store: OnlineStore, address: tuple[str, Path]
+    ) -> None:
+        """Each row is the old or the new one, whole, and no lock is left behind."""
+        keys = [f"[{i}]".encode() for i in range(5 * WHOLE_ROWS)]
+        store.write("prices", [(key, value(1, 1, b"a" * 64)) for key in keys])
+        killed = _elsewhere(
+            address,
+            f"""
+            import os, signal
+            def rows():
+                for i in range({5 * WHOLE_ROWS}):
+                    if i == {3 * WHOLE_ROWS}:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    yield f"[{{i}}]".encode(), value(2, 1, b"b" * 64)
+            store.write("prices", rows())
+            """,
+        )
+        killed.communicate(timeout=60)
+        assert killed.returncode == -signal.SIGKILL
+        assert set(store.read("prices", keys)) <= {value(1, 1, b"a" * 64), value(2, 1, b"b" * 64)}
+        store.write("prices", [(key, value(2, 1, b"b" * 64)) for key in keys])
+        assert set(store.read("prices", keys)) == {value(2, 1, b"b" * 64)}
+
+    def test_a_store_that_grows_is_read_on_by_another_process(
+        self, store: OnlineStore, address: tuple[str, Path]
+    ) -> None:
+        """Whoever opened it when it was small meets neither a gap nor an error."""
+        store.write("prices", [(b"[1]", value(1, 1, b"a"))])
+        reading = _elsewhere(
+            address,
+            """
+            print("reading", flush=True)
+            while store.read("done", [b"[1]"]) == [None]:
+                assert store.read("prices", [b"[1]"]) == [value(1, 1, b"a")]
+            print(store.count("large"))
+            """,
+        )
+        assert reading.stdout is not None
+        assert reading.stdout.readline() == "reading\n"
+        for part in range(10):
+            store.write("large", [(f"[{part},{i}]".encode(), value(1, 1, bytes(10_000))) for i in range(1_000)])
+        store.write("done", [(b"[1]", value(1, 1, b""))])
+        assert reading.communicate(timeout=60) == ("10000\n", "")
+
+    def test_of_builders_that_begin_in_one_moment_one_gets_the_table_beside(self, store: OnlineStore) -> None:
+        """The others are told so, and leave nothing behind."""
+        together = Barrier(3)
+
+        def begin(_: int) -> builds.BuildState | None:
+            together.wait()
+            try:
+                return builds.begin_beside(store, "shop.prices.1")
+            except ConflictError:
+                return None
+
+        for _ in range(3):
+            with ThreadPoolExecutor(3) as pool:
+                (won,) = [state for state in pool.map(begin, range(3)) if state is not None]
+            assert won.beside is not None
+            assert [name for name in store.tables() if "~" in name] == [won.beside.table]
+            builds.give_up(store, "shop.prices.1", won)
+
     def test_a_second_close_does_nothing(self, store: OnlineStore) -> None:
         """Whoever closes last may be anybody."""
         store.close()
         store.close()
+
+
+def _elsewhere(address: tuple[str, Path], code: str) -> "subprocess.Popen[str]":
+    """A process with the store open as ``store``."""
+    url, folder = address
+    head = f"""
+        from pathlib import Path
+        from towpath.stores.online import open_online
+        from towpath.testing.online_store import value
+        store = open_online({url!r}, Path({str(folder)!r}))
+    """
+    return subprocess.Popen(  # noqa: S603 - our own code
+        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _then_fails(rows: list[tuple[bytes, bytes]]) -> Generator[tuple[bytes, bytes]]:

@@ -29,7 +29,9 @@ _KEYS = 1_000
 _LOW_MEMORY_SHARE = 0.9
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 _OTHERS = {
-    **dict.fromkeys(("MOVED", "CROSSSLOT", "CLUSTERDOWN", "Hash slot not served"), "a Redis Cluster"),
+    **dict.fromkeys(
+        ("MOVED", "CROSSSLOT", "CLUSTERDOWN", "Hash slot not served", "hash to the same slot"), "a Redis Cluster"
+    ),
     **dict.fromkeys(("unknown command 'HMGET'", "unknown command 'EVAL'"), "a Redis Sentinel"),
 }
 """What a server says that is no primary standing alone → what it is."""
