@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from towpath.clock import SystemClock
 from towpath.errors import ProjectError
-from towpath.project import Answers, Problem, init, problems, read
+from towpath.project import Problem, problems, read
+from towpath.sql import Query
 
 Faults = Callable[[Path], list[str]]
 TOML = "models/demand/model.toml"
@@ -241,19 +241,6 @@ def test_a_view_whose_key_the_spine_lacks_is_named_at_the_feature(shop: Path, fa
     assert faults(shop)[0].startswith(f"{TOML}:6:")
 
 
-def test_a_promise_that_serving_does_not_keep_yet_is_refused(tmp_path: Path) -> None:
-    # given a model that asks for a process of its own
-    init(tmp_path / "shop", Answers(name="shop"), clock=SystemClock())
-    path = tmp_path / "shop" / "models" / "demand" / "model.toml"
-    path.write_text(path.read_text("utf-8") + '\n[serving]\nisolation = "process"\n', "utf-8")
-    # when the project is checked
-    found = [str(problem) for problem in problems(tmp_path / "shop")]
-    # then it is told on its line
-    assert len(found) == 1
-    assert "model.toml" in found[0]
-    assert "isolation" in path.read_text("utf-8").splitlines()[int(found[0].split(":")[1]) - 1]
-
-
 def test_a_view_that_is_never_online_is_for_models_that_only_batches_ask(shop: Path, faults: Faults) -> None:
     _change(shop, VIEW, "ttl =", "online = false\nttl =")
     assert faults(shop) == []
@@ -317,3 +304,30 @@ def test_a_view_in_the_words_of_its_warehouse_has_no_problem_and_its_faults_thei
     at = _change(shop, "features/tagged.sql", "array['b'] as b", "array['b'] as b, now() as c")
     (said,) = faults(shop)
     assert said.startswith(f"features/tagged.sql:{at}: 'now()' is not replayable")
+
+
+def test_a_project_may_say_once_whose_sql_it_is_and_a_file_may_say_otherwise(shop: Path) -> None:
+    # given a view without a word of its own, on a server whose URL a variable holds
+    view, toml = shop / "features/item_sales.sql", shop / "towpath.toml"
+    lines = view.read_text().split("\n")
+    said = '\n[warehouse]\nurl = "env:SHOP_WAREHOUSE"\ndialect = "{}"\n'
+    toml.write_text(toml.read_text() + said.format("postgres"))
+    # when the variable is not there, that is said and is no fault
+    (unknown,) = problems(shop, {})
+    assert unknown.warning
+    assert "towpath.toml:" in str(unknown)
+    assert "in the SQL of 'postgres' runs is not known: The variable 'SHOP_WAREHOUSE' is not set" in str(unknown)
+    # when it is, the project's word is held against it
+    assert problems(shop, {"SHOP_WAREHOUSE": "postgresql://ml@db/shop"}) == []
+    (foreign,) = problems(shop, {"SHOP_WAREHOUSE": "duckdb://warehouse"})
+    assert str(foreign).startswith("towpath.toml:")
+    assert "written for 'postgres', and its warehouse runs 'duckdb'" in foreign.what
+    # and the word travels with the text of the file, whose lines stay where they were
+    project = read(shop, {"SHOP_WAREHOUSE": "postgresql://ml@db/shop"})
+    query = project.views["item_sales"].query
+    assert (query.dialect, query.select_line) == ("postgres", 1 + lines.index("select"))
+    assert Query.parse(query.text).dialect == "postgres"
+    assert project.models["demand"].training.query.dialect == "postgres"
+    # but for a file that says otherwise
+    view.write_text("\n".join(lines).replace("ttl =", 'dialect = "duckdb"\nttl =', 1))
+    assert read(shop, {"SHOP_WAREHOUSE": "postgresql://ml@db/shop"}).views["item_sales"].query.dialect == "duckdb"

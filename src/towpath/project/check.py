@@ -12,6 +12,7 @@ from towpath.project.declarations import KINDS, FallbackDeclaration, FeatureHead
 from towpath.project.faults import Declared
 from towpath.project.folder import Draft, Reading
 from towpath.project.lines import Place
+from towpath.project.locks import MEND, lacking, lock_beside
 from towpath.project.problem import Problem
 from towpath.types import duration
 
@@ -40,6 +41,7 @@ def shallow_problems(reading: Reading) -> list[Problem]:
             _check_metrics(reading, draft.declaration, declared)
             _check_fallbacks(reading, draft, declared)
             _check_schedule(draft.declaration, declared)
+        _check_lock(reading, draft)
     for view in reading.views.values():
         _check_cron(view.header.schedule, ("schedule",), reading.places[view.query.path])
         _check_keep(view.header, reading.places[view.query.path])
@@ -49,6 +51,18 @@ def shallow_problems(reading: Reading) -> list[Problem]:
         if model is not None and model not in known:
             reading.places[monitor.query.path].note(("model",), f"unknown model '{model}'", _mend(model, known))
     return sorted(set(reading.problems))
+
+
+def _check_lock(reading: Reading, draft: Draft) -> None:
+    """A lock that no environment could be built from, and one of a kind that is not read."""
+    lock = lock_beside(draft.folder)
+    other = draft.folder / "uv.lock"
+    if lock is None and other.is_file():
+        mend = "uv export --format requirements.txt -o requirements.lock"
+        reading.problems.append(Problem(reading.name(other), 1, "a uv.lock is not read: it hangs on its project", mend))
+    wrong = "" if lock is None else lacking(lock.name, lock.read_bytes(), training=True)
+    if lock is not None and wrong:
+        reading.problems.append(Problem(reading.name(lock), 1, wrong, MEND))
 
 
 def _check_features(reading: Reading, declaration: ModelDeclaration, declared: Declared) -> None:
@@ -87,12 +101,6 @@ def _check_fallbacks(reading: Reading, draft: Draft, declared: Declared) -> None
             ("tier",),
             "a critical model must have a fallback",
             f"[[fallback]] with name and one of {', '.join(KINDS)}",
-        )
-    if declaration.serving.isolation == "process":
-        declared.note(
-            ("serving", "isolation"),
-            "a process for each model is not there yet, and a promise that is not kept is worse than none",
-            "isolation = 'thread'",
         )
     for position, link in enumerate(chain):
         place = ("fallback", position)

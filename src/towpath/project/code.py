@@ -27,11 +27,12 @@ class CodeFault(msgspec.Struct, frozen=True, kw_only=True):
     mend: str
 
 
-def read_code(text: str) -> tuple[Code, list[CodeFault]]:
+def read_code(text: str, *, trained: bool = True) -> tuple[Code, list[CodeFault]]:
     r"""Find the functions of a module and what is wrong with those that Towpath calls.
 
     Args:
         text: The module's source.
+        trained: Whether it must have ``train``.
 
     Returns:
         The functions, and the faults; none of the code runs.
@@ -56,7 +57,7 @@ def read_code(text: str) -> tuple[Code, list[CodeFault]]:
         alias.asname or alias.name for node in _top(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     faults: list[CodeFault] = []
-    if "train" not in top and "train" not in imported:
+    if trained and "train" not in top and "train" not in imported:
         inside = f" (there is one inside another block on line {found['train'].lineno})" if "train" in found else ""
         faults.append(CodeFault(line=1, what=f"there is no function train(data){inside}", mend="def train(data): …"))
     for name, arguments in (("train", 1), ("predict", 2)):

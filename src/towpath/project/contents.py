@@ -13,6 +13,7 @@ from towpath.project.lines import Place
 from towpath.project.on_demand import TIME, OnDemandFile, is_feature
 from towpath.project.problem import Problem, problems_of
 from towpath.project.sources import unread_sources
+from towpath.settings import secret
 from towpath.sql import Query
 
 if TYPE_CHECKING:
@@ -110,13 +111,30 @@ def _missing(
 
 
 def _dialects(reading: Reading, found: list[Problem]) -> None:
-    """Files in the SQL of an engine that is not the warehouse; where a variable holds the URL, the engine itself says so."""
-    engine = _ENGINES.get(reading.settings.warehouse.url.partition("://")[0]) if reading.settings else None
+    """Files in the SQL of an engine that is not the warehouse; where its URL is not known here, that is said."""
+    if reading.settings is None:
+        return
+    warehouse = reading.settings.warehouse
     queries = [view.query for view in reading.views.values()]
     queries += [draft.spine.query for draft in reading.drafts if draft.spine is not None]
-    for query in queries:
-        if engine is None:
-            return
+    foreign = [query for query in queries if query.dialect != "duckdb"]
+    try:
+        url = secret(warehouse.url, reading.folder, reading.variables)
+    except ProjectError as error:
+        if foreign:
+            line = reading.places["towpath.toml"].lines.of(("warehouse", "url"))
+            said = f"whether '{foreign[0].path}' in the SQL of '{foreign[0].dialect}' runs is not known: {error.what.rstrip('.')}"
+            found.append(Problem("towpath.toml", line, said, error.mend, warning=True))
+        return
+    engine = _ENGINES.get(url.partition("://")[0])
+    if engine is None:
+        return
+    if warehouse.dialect not in {"duckdb", engine}:
+        line = reading.places["towpath.toml"].lines.of(("warehouse", "dialect"))
+        said = f"the project's SQL is written for '{warehouse.dialect}', and its warehouse runs '{engine}'"
+        found.append(Problem("towpath.toml", line, said, "mend dialect, or url"))
+        return
+    for query in foreign:
         try:
             query.check_runs_on(engine)
         except ProjectError as error:

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from towpath.sql import Dialect
-from towpath.types import Isolation, JournalMode, Name, OutputKind, Tier
+from towpath.types import Dialect, Isolation, JournalMode, Name, OutputKind, Tier
 
 __all__ = [
     "KINDS",
+    "ArtefactDeclaration",
     "BreakerDeclaration",
     "Charter",
     "FallbackDeclaration",
@@ -190,6 +190,18 @@ class OutputDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Length of a ranking."""
 
 
+class ArtefactDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the model is, when ``train`` does not make it."""
+
+    remote: Annotated[str, Meta(pattern=r"^https?://[^\s@/]+/v2/models/[^\s/]+(/versions/[^\s/]+)?(?!\n)$")] | None = (
+        None
+    )
+    """A model of another server that speaks the Open Inference Protocol over HTTP, such as ``http://triton:8000/v2/models/demand``.
+    `tow train` measures it and makes a version of it, which has the guard, the routing and the journal of any other."""
+    token: Annotated[str, Meta(pattern=r"^(env|file):.+")] | None = None
+    """Where its key is, ``env:NAME`` or ``file:PATH``; sent as ``Authorization: Bearer``. A variable is named in `environment`, too."""
+
+
 class TrainDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the data is split and what the train function is told."""
 
@@ -249,10 +261,17 @@ class ServingDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     timeout_ms: Annotated[int, Meta(ge=1, le=600_000)] = 200
     """The whole answer, fallback included."""
     isolation: Isolation = "thread"
-    """Where the model is called; ``process`` is refused by ``tow check`` until it is there."""
+    """Where the model is called. ``process`` gives it one of its own, which is ended at the deadline and may crash without
+    hurting anybody; pickles and models with a lock of their own always get one."""
     queue_rows: Annotated[int, Meta(ge=1)] = 10_000
     """Rows that may wait; beyond it the fallback answers. A call that cannot be done in time, judging by the ones before it,
     is not let in even where there is room, and consumers take turns: who floods the queue waits behind himself."""
+    batch_rows: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    """Rows of several requests that may be answered in one call of the model; 1 to answer each alone. Unless said it is
+    measured when the version is loaded, except for a ``predict`` of your own, which may look at all the rows that it gets."""
+    compile: Literal["onnx"] | None = None
+    """Serve the model in ONNX's form: LightGBM, XGBoost and scikit-learn are converted when they are loaded and held against
+    their own form on 512 rows made from the signature; one that answers otherwise is refused, with the worst row."""
     breaker: BreakerDeclaration = BreakerDeclaration()
     """When a version that keeps failing is left alone."""
     beside_share: Annotated[float, Meta(ge=0, le=1)] = 0.05
@@ -307,7 +326,7 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cpu: Annotated[float, Meta(gt=0, le=1_024)] | None = None
     """Cores."""
     memory: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?\s*(MiB|GiB|MB|GB)(?!\n)$")] | None = None
-    """Such as ``4GiB``."""
+    """Such as ``4GiB``; a model in a process of its own is held to it while it serves, too."""
     gpu: Annotated[int, Meta(ge=0, le=64)] = 0
     """Whole devices."""
     time: Duration | None = None
@@ -335,6 +354,8 @@ class ModelDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Variables that training and an isolated model process may see."""
     output: OutputDeclaration = OutputDeclaration()
     """What an answer is."""
+    artefact: ArtefactDeclaration = ArtefactDeclaration()
+    """Where the model is, when ``train`` does not make it."""
     train: TrainDeclaration = TrainDeclaration()
     """How it is trained."""
     gate: GateDeclaration = GateDeclaration()

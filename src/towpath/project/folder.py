@@ -20,7 +20,7 @@ from towpath.project.problem import Problem, problems_of
 from towpath.project.sources import FILE, SourceDeclaration, read_sources
 from towpath.settings import Settings, load
 from towpath.sql import Query
-from towpath.types import Name
+from towpath.types import Dialect, Name
 
 __all__ = [
     "Draft",
@@ -146,7 +146,7 @@ class Reading:
         self.metrics: dict[str, MetricFile] = dict(built_in_metrics())
         self.names: dict[str, list[str]] = {"view": [], "metric": [], "model": []}
         """Every name that is there, also of files that cannot be read, so that one fault does not look like two."""
-        self._variables = variables
+        self.variables = variables
         self._read_settings()
         self._read_views()
         self._read_metrics()
@@ -212,23 +212,24 @@ class Reading:
         declared.problems = self.problems
         return declared
 
-    def _query(self, path: Path) -> Query | None:
+    def _query(self, path: Path, dialect: Dialect = "duckdb") -> Query | None:
         text = self.text(path)
         if text is None:
             return None
         try:
-            return Query.parse(text, self.name(path))
+            return Query.parse(text, self.name(path), dialect=dialect)
         except ProjectError as error:
             self.problems += problems_of(error, self.name(path))
             return None
 
     def _headed(self, path: Path, kind: type[Any]) -> tuple[Query, Any] | None:
         """A .sql file with its header as a struct, which has holes where it was faulty."""
-        query = self._query(path)
+        own = self.settings is not None and kind in (FeatureHeader, TrainingHeader)
+        query = self._query(path, self.settings.warehouse.dialect if own and self.settings else "duckdb")
         if query is None:
             return None
         declared = self._declared(path, Lines(query.header_text, query.header_line))
-        if not query.header:
+        if not query.header.keys() - {"dialect"}:
             self.note(declared.file, 1, "the file has no header", "begin it with /* ---, TOML and --- */")
             return None
         return query, declared.read(kind, query.header)
@@ -251,7 +252,7 @@ class Reading:
         _note_passwords(declared, raw | {"environments": environments})
         if len(self.problems) == before:
             try:
-                self.settings = load(self.folder, self._variables)
+                self.settings = load(self.folder, self.variables)
             except ProjectError as error:
                 self.problems += problems_of(error, "towpath.toml")
 
@@ -309,20 +310,23 @@ class Reading:
                 self.note(self.name(folder / name), 1, "the file is missing", _WHAT_FOR[name])
             parsed = None if "model.toml" in missing else self.toml(folder / "model.toml")
             headed = None if "training.sql" in missing else self._headed(folder / "training.sql", TrainingHeader)
+            declaration = parsed[1].read(ModelDeclaration, parsed[0]) if parsed else None
+            trained = declaration is None or declaration.artefact.remote is None
             draft = Draft(
                 name=folder.name,
                 folder=folder,
-                declaration=parsed[1].read(ModelDeclaration, parsed[0]) if parsed else None,
+                declaration=declaration,
                 spine=SpineFile(query=headed[0], header=headed[1]) if headed else None,
-                code=None if "model.py" in missing else self._code(folder / "model.py"),
+                code=None if "model.py" in missing else self._code(folder / "model.py", trained=trained),
             )
             self.drafts.append(draft)
 
-    def _code(self, path: Path) -> Code | None:
+    def _code(self, path: Path, *, trained: bool) -> Code | None:
+        """The functions of ``model.py``; one whose model is on another server needs no ``train``."""
         text = self.text(path)
         if text is None:
             return None
-        code, faults = read_code(text)
+        code, faults = read_code(text, trained=trained)
         for fault in faults:
             self.note(self.name(path), fault.line, fault.what, fault.mend)
         return code

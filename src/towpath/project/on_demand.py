@@ -62,6 +62,8 @@ class OnDemandHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     budget_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50
     """How long one call may take in serving; then its features are missing. It never takes more than half of what is left
     of the model's own time."""
+    publish: bool = False
+    """Whether other projects of the fleet may use it, with its code; then what it reads is published too."""
     owner: str = ""
     """Who answers for it."""
     description: str = ""
@@ -81,6 +83,8 @@ class OnDemandFile(msgspec.Struct, frozen=True, kw_only=True):
     """The function's own order of the inputs."""
     line: int
     """On which the function stands."""
+    files: dict[str, bytes] = {}
+    """Of another project's: its code by the path that it has in a version's ``code.zip``; empty for a file of the project."""
 
 
 def is_feature(kind: str) -> bool:
