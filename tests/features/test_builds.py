@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
 
+from online_stand import STORES, online_address
 from towpath import features
 from towpath.clock import FixedClock
 from towpath.errors import ConflictError, InputError
@@ -108,19 +109,9 @@ class Stand:
         return joined.column(name).to_pylist()
 
 
-_prefixes = itertools.count()
-
-
-def address(store: str, request: pytest.FixtureRequest) -> str:
-    """Of an empty store of that engine."""
-    if store == "lmdb":
-        return "lmdb://online"
-    return f"{request.getfixturevalue('shared_redis').url()}?prefix=builds{next(_prefixes)}"
-
-
-@pytest.fixture(scope="module", params=["lmdb", "redis"])
+@pytest.fixture(scope="module", params=STORES)
 def stand(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    opened = Stand(tmp_path_factory.mktemp("stand"), address(request.param, request))
+    opened = Stand(tmp_path_factory.mktemp("stand"), online_address(request.param, request))
     yield opened
     opened.warehouse.close()
     opened.online.close()
@@ -494,12 +485,12 @@ features.build(view, warehouse, online, as_of=moment, full=full, clock=FixedCloc
 
 
 @pytest.mark.parametrize("kind", ["full", "since"])
-@pytest.mark.parametrize("store", ["lmdb", "redis"])
+@pytest.mark.parametrize("store", STORES)
 def test_a_build_that_is_killed_leaves_the_old_state_readable_and_the_next_run_right(
     request: pytest.FixtureRequest, tmp_path: Path, store: str, kind: str
 ) -> None:
     # given a view of more than one batch that was built
-    stand = Stand(tmp_path, address(store, request))
+    stand = Stand(tmp_path, online_address(store, request))
     size = 150_000
     rows = [Row(str(i), 0, 0, 1) for i in range(size)]
     view = stand.view(rows, created_time="created")
@@ -593,12 +584,12 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("store", ["lmdb", "redis"])
+@pytest.mark.parametrize("store", STORES)
 def test_of_two_processes_that_build_everything_in_the_same_moment_one_does(
     request: pytest.FixtureRequest, tmp_path: Path, store: str
 ) -> None:
     # given two processes that are about to build one view
-    stand = Stand(tmp_path, address(store, request))
+    stand = Stand(tmp_path, online_address(store, request))
     view = stand.view([Row("1", 0, 0, 1)])
     run = [sys.executable, "-c", _RACING, str(tmp_path), view.name, stand.url]
     racing = [

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from towpath import features
 from towpath.clock import FixedClock
 from towpath.errors import InputError, ModelError, ProjectError, UnknownError
-from towpath.features.on_demand import MOMENT, Fault, OnDemand, column_of, compute, lock_on_demand, split, with_computed
+from towpath.features import with_computed
+from towpath.features.on_demand import MOMENT, Fault, OnDemand, column_of, compute, lock_on_demand, split
 from towpath.models.columns import array_of
 from towpath.models.manifest import Field
 from towpath.project.declarations import FeatureHeader

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from online_stand import STORES, online_address
 from towpath import features
 from towpath.features import online
 from towpath.features.build import SCHEMAS, schema_key
@@ -25,9 +26,10 @@ NAMES = ("a", "b", "c", "d")
 KINDS = (("double", "double", "double", "double"), ("int64", "double", "int32", "float"), ("double", "string", "double", "int64"))  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineStore]:
-    opened = open_online("lmdb://online", tmp_path_factory.mktemp("numbers"))
+@pytest.fixture(scope="module", params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineStore]:
+    address = online_address(request.param, request)
+    opened = open_online(address, tmp_path_factory.mktemp("numbers"), timeout_ms=5_000)
     yield opened
     opened.close()
 

@@ -12,7 +12,8 @@ import pytest
 from tests.training.conftest import FEATURES, MEAN, MODEL, Shop, training_set
 
 from towpath.errors import ModelError, ProjectError, RefusedError, ResourceError
-from towpath.project.declarations import Resources, TrainDeclaration
+from towpath.models.manifest import Field
+from towpath.project.declarations import ArtefactDeclaration, Resources, TrainDeclaration
 from towpath.training import Trained
 
 HOST = """
@@ -254,3 +255,28 @@ def test_the_commit_of_the_project_is_written_down_and_whether_files_differ(shop
     assert len(clean) == 40
     (shop.folder / "words.py").write_text("LOUD = 'louder'\n")
     assert commit() == f"{clean}+dirty"
+
+
+def test_a_model_of_another_server_is_measured_as_if_it_were_trained(shop: Shop, tmp_path: Path) -> None:
+    from tests.serving.serving_stand import PlainModel, Running, a_manifest, deployed
+
+    from towpath.serving.served import Served
+
+    # given a server that knows how the shop sells, and a project that declares it and has no train of its own
+    kinds = {"prices.price": "double", "prices.shop": "string", "sales.mean_7d": "double"}
+    model = PlainModel(
+        inputs=tuple(Field(name=name, type=kind) for name, kind in kinds.items()),
+        inline=False,
+        predict=lambda rows: {"prediction": 30 - 3 * rows["prices.price"] + 5 * (rows["prices.shop"] == "north")},
+    )
+    second = Running(tmp_path / "other", deployed(Served(a_manifest(signature=model.signature), model)))
+    shop.write("def recent(rows):\n    return rows['sales.mean_7d']\n")
+    try:
+        declared = ArtefactDeclaration(remote=f"{second.url}/v2/models/demand")
+        trained = shop.train(declared={"artefact": declared})
+    finally:
+        second.close()
+    # then the version is its address, and its metrics are those of what it answered
+    assert (trained.artefact.format, trained.artefact.file.path) == ("remote", "model.remote.json")
+    assert [field.name for field in trained.signature.outputs] == ["prediction"]
+    _metrics_are_those_of_the_stored_predictions(trained)

@@ -18,7 +18,7 @@ from towpath.compute.machine import Limits, limits, this_machine
 from towpath.errors import ResourceError
 from towpath.project.declarations import Resources
 
-__all__ = ["Finished", "run"]
+__all__ = ["Finished", "kept_variables", "run", "thread_variables"]
 
 Ended = Literal["exit", "time", "memory", "start", "left"]
 """By itself, by a limit, before it began, or because nobody waited any more."""
@@ -136,11 +136,26 @@ def _cores(held: Limits) -> list[int]:
     return [there[(os.getpid() + n) % len(there)] for n in range(held.cpus)]
 
 
+def kept_variables() -> dict[str, str]:
+    """What a process that gets none of our variables sees all the same: where programs and homes are, language and zone."""
+    return {name: os.environ[name] for name in _KEPT if name in os.environ}
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What tells the usual thread pools their number.
+
+    Example:
+        >>> thread_variables(2)["OMP_NUM_THREADS"]
+        '2'
+    """
+    return dict.fromkeys(_THREADS, str(threads))
+
+
 def _environment(held: Limits, variables: Mapping[str, str]) -> dict[str, str]:
-    seen = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    seen = kept_variables()
     seen |= {"PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(held.gpus)))}
     if held.cpus is not None:
-        seen |= dict.fromkeys(_THREADS, str(held.cpus))
+        seen |= thread_variables(held.cpus)
     return seen | dict(variables)
 
 

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 _LOOK_EVERY_S = 0.05
-_SLACK_BYTES = 4 * 2**30
+SLACK_BYTES = 4 * 2**30
 _END_S = 10  # a process that sleeps in the kernel, or that runs as root where we do not, may not die at all
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -109,7 +109,7 @@ class Warden:
         if self._order.cpus and _LINUX:
             os.sched_setaffinity(0, self._order.cpus)
         if self._order.memory_bytes is not None and self._order.hard_limit and _LINUX:
-            most = self._order.memory_bytes + _SLACK_BYTES
+            most = self._order.memory_bytes + SLACK_BYTES
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         if _LINUX:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

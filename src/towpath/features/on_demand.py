@@ -28,17 +28,14 @@ __all__ = [
     "column_of",
     "compute",
     "gaps",
+    "is_own",
     "lock_on_demand",
     "place_of",
     "split",
-    "with_computed",
 ]
 
 MOMENT = ":time"
 """The column of the moments of prediction among those that functions read; no column of a user has this name."""
-_BATCH_ROWS = 65_536
-_TRIED_ROWS = 8
-"""Rows that training asks about alone, to see that a row's value does not hang on its neighbours."""
 _MOST = 2.0**63
 _NOT_A_TIME = np.datetime64("NaT", "us")
 _log = logging.getLogger("towpath.features")
@@ -254,41 +251,6 @@ def compute(functions: Sequence[OnDemand], columns: Columns, n: int, into: Compu
     return made
 
 
-def with_computed(
-    table: "pa.Table", functions: Sequence[OnDemand], inputs: Mapping[str, NDArray[Any]], moments: NDArray[Any]
-) -> "pa.Table":
-    """Append what the functions give for every row of a training set; any fault is the user's to see.
-
-    Args:
-        table: Its rows.
-        functions: In their order.
-        inputs: What they read beside each other's features, one value a row, defaults in place.
-        moments: The moments of prediction.
-
-    Raises:
-        ModelError: A function raised or broke its declaration; holds the traceback of the user's own lines. Or a row's value
-            hangs on the rows beside it, which in serving are others.
-    """
-    import pyarrow as pa
-
-    n = table.num_rows
-    known: dict[str, NDArray[Any]] = {**inputs, MOMENT: moments}
-    for one in functions:
-        parts: list[list[NDArray[Any]]] = []
-        for start in range(0, max(n, 1), _BATCH_ROWS):
-            part = {place: known[place][start : start + _BATCH_ROWS] for place in one.reads}
-            parts.append(_strictly(one, part, min(_BATCH_ROWS, n - start)))
-        _refuse_mixed_rows(one, known, parts[0], n)
-        for place, column in enumerate(one.lock.columns):
-            values = np.concatenate([part[place] for part in parts])
-            name = one.outputs[place]
-            known[name] = one.filled(name, values)
-            kind = pa.timestamp("us", "UTC") if column.type.startswith("timestamp") else pa.type_for_alias(column.type)
-            array = pa.array(values, from_pandas=True)
-            table = table.append_column(name, array if array.type == kind else array.cast(kind))
-    return table
-
-
 def lock_on_demand(
     files: Sequence[OnDemandFile], locks: Sequence[FeatureLock], project: str
 ) -> tuple[OnDemandLock, ...]:
@@ -328,7 +290,7 @@ def lock_on_demand(
                 project=project,
                 view=file.name,
                 path=file.path,
-                digest=f"sha256:{hashlib.sha256(file.file.read_bytes()).hexdigest()}",
+                digest=f"sha256:{hashlib.sha256(file.files[file.path] if file.files else file.file.read_bytes()).hexdigest()}",
                 inputs=tuple(inputs),
                 columns=columns,
                 budget_ms=file.header.budget_ms,
@@ -439,50 +401,13 @@ def gaps(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def place_of(error: BaseException) -> str:
     """``file:line`` of the user's own line that an error came from; empty where there is none."""
-    frames = [frame for frame in traceback.walk_tb(error.__traceback__) if _is_own(frame[0].f_globals)]
+    frames = [frame for frame in traceback.walk_tb(error.__traceback__) if is_own(frame[0].f_globals)]
     return f"{frames[-1][0].f_code.co_filename}:{frames[-1][1]}" if frames else ""
 
 
-def _is_own(module: Mapping[str, Any]) -> bool:
+def is_own(module: Mapping[str, Any]) -> bool:
+    """Whether a frame with these globals is of the user's own code."""
     return not str(module.get("__name__", "")).startswith(("towpath.", "numpy"))
-
-
-def _strictly(one: OnDemand, part: Columns, n: int) -> list[NDArray[Any]]:
-    try:
-        return one.call(part, n)
-    except ModelError:
-        raise
-    except Exception as error:
-        told = traceback.TracebackException.from_exception(error)
-        inside = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        own = [said for said, frame in zip(told.stack, inside, strict=True) if _is_own(frame.f_globals)]
-        told.stack = traceback.StackSummary.from_list(own)
-        said = "".join(told.format()).rstrip()
-        raise ModelError(
-            f"{one.view}() failed: {type(error).__name__}: {error}\n\n{said}", place_of(error) or one.lock.path
-        ) from error
-
-
-def _refuse_mixed_rows(one: OnDemand, known: Columns, first: Sequence[NDArray[Any]], n: int) -> None:
-    """Ask about a few rows alone: a mean over the batch is another number in serving."""
-    size = min(n, _BATCH_ROWS)
-    if size <= 1:
-        return
-    for row in np.unique(np.linspace(0, size - 1, _TRIED_ROWS).astype(int)).tolist():
-        alone = _strictly(one, {place: known[place][row : row + 1] for place in one.reads}, 1)
-        for name, whole, single in zip(one.outputs, first, alone, strict=True):
-            if not _same(whole[row], single[0]):
-                raise ModelError(
-                    f"'{name}' is {whole[row]} for row {row} among {size} rows and {single[0]} for the same row alone.",
-                    one.lock.path,
-                    "each row by itself: in serving the rows beside it are others",
-                )
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, float | np.floating):
-        return bool(np.isclose(one, other, rtol=1e-9, atol=0, equal_nan=True))
-    return bool(one == other) or (one != one and other != other)  # noqa: PLR0124 - NaT differs from itself
 
 
 def _place(one: OnDemandInputLock) -> str:

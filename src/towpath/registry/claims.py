@@ -14,6 +14,7 @@ __all__ = [
     "Claim",
     "PublishedView",
     "claim_model",
+    "claim_view",
     "models",
     "owner",
     "publish_view",
@@ -100,6 +101,24 @@ def models(objects: Objects) -> list[str]:
     return objects.folders("models/")
 
 
+def claim_view(objects: Objects, project: str, view: str, *, team: str, by: str, clock: Clock) -> Claim:
+    """Take the name of a view or an on-demand feature that a project publishes, or find that it has it already.
+
+    Args:
+        objects: The fleet's store.
+        project: Who wants it.
+        view: The name.
+        team: Who answers for the project.
+        by: The person or job that asks.
+        clock: Says when.
+
+    Raises:
+        RefusedError: Another project has it.
+    """
+    claim = Claim(project=project, team=team, claimed_at=clock.now(), by=by)
+    return _claimed(objects, f"features/{project}/{view}/claim.json", claim, f"The view name '{project}/{view}'")
+
+
 def publish_view(objects: Objects, lock: FeatureLock, *, team: str, by: str, clock: Clock) -> PublishedView:
     """Let other projects read a view; the same view again is no new publication.
 
@@ -113,13 +132,11 @@ def publish_view(objects: Objects, lock: FeatureLock, *, team: str, by: str, clo
     Raises:
         RefusedError: The view's name belongs to another project.
     """
-    folder = f"features/{lock.project}/{lock.view}"
-    claim = Claim(project=lock.project, team=team, claimed_at=clock.now(), by=by)
-    _claimed(objects, f"{folder}/claim.json", claim, f"The view name '{lock.project}/{lock.view}'")
+    folder, now = f"features/{lock.project}/{lock.view}", clock.now()
+    claim_view(objects, lock.project, lock.view, team=team, by=by, clock=clock)
     standing = _newest(objects, folder)
     if standing is not None and standing.lock == lock:
         return standing
-    now = claim.claimed_at
     if standing is not None:  # clocks that stand still, or disagree, never hide the newer form
         now = max(now, standing.published_at + timedelta(microseconds=1))
     published = PublishedView(project=lock.project, team=team, view=lock.view, published_at=now, by=by, lock=lock)
@@ -146,11 +163,12 @@ def published_view(objects: Objects, project: str, view: str, *, fingerprint: st
         return decode(objects.get(path), PublishedView, path)
     found = _newest(objects, folder)
     if found is None:
-        known = [f"{owner_}/{name}" for owner_, name in published_views(objects)]
+        parts = [path.split("/") for path in objects.paths("features/")]
+        known = {f"{part[1]}/{part[2]}" for part in parts if part[3:4] in (["published"], ["functions"])}
         raise UnknownError(
             f"There is no published view '{project}/{view}'{nearest(f'{project}/{view}', known)}",
             objects.url,
-            f"its owner sets publish = true in features/{view}.sql and runs tow features build",
+            f"its owner sets publish = true in features/{view}.sql or .py and runs tow features build",
         )
     return found
 

@@ -4,19 +4,23 @@ import os
 import random
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from towpath.apart import open_version, remote
 from towpath.errors import ModelError, TowpathError
+from towpath.features import OnDemand, appended_by, with_defaults
 from towpath.models import (
     Model,
     columns_of,
     container,
     load_version,
+    on_demand_of,
     project_module,
     save,
     signature_of,
@@ -24,6 +28,9 @@ from towpath.models import (
 from towpath.models.manifest import Artefact, Manifest, Signature
 from towpath.training.data import TrainingSet
 from towpath.training.handover import CODE, HOLDOUT, MEASURE, RESULT, TASK, TRAIN, Result, Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["work"]
 
@@ -58,20 +65,25 @@ def work(folder: Path) -> Result:
 
 
 def _trained(task: Task, folder: Path) -> Result:
-    import pyarrow.parquet as pq
-
-    declaration = task.declaration
-    module = project_module((folder / CODE).read_bytes(), task.model, root=Path(task.project_folder))
+    declaration, code = task.declaration, (folder / CODE).read_bytes()
+    module = project_module(code, task.model, root=Path(task.project_folder))
+    functions: tuple[OnDemand, ...] = ()
+    if task.computed is not None:
+        functions = on_demand_of(code, task.computed.functions, root=Path(task.project_folder))
     data = TrainingSet(
-        pq.read_table(folder / TRAIN),
+        _rows(task, folder / TRAIN, functions),
         task.header,
         task.features,
         parameters=declaration.train.parameters,
         seed=task.seed,
     )
+    if declaration.artefact.remote is not None:
+        return _remote(task, folder, data, functions)
     own_predict: Any = getattr(module, "predict", None)
     trained = module.train(data)
-    artefact = save(trained, folder, declaration.train.format, own_predict=own_predict is not None)
+    artefact = save(
+        trained, folder, declaration.train.format, own_predict=own_predict is not None, width=len(data.fields)
+    )
     tried = None
     if own_predict is not None:
         few = columns_of(data.table.select(list(task.features)).slice(0, _FEW_ROWS))
@@ -79,15 +91,42 @@ def _trained(task: Task, folder: Path) -> Result:
         tried = own_predict(trained, container(few, wanted))
     signature = signature_of(data.fields, data.container, declaration.output.kind, trained, tried)
     model = load_version(_provisional(task, artefact, signature), folder)
-    unseen = _measure(task, model, folder)
+    unseen = _measure(task, model, folder, functions)
     return Result(artefact=artefact, signature=signature, unseen=unseen)
 
 
-def _measure(task: Task, model: Model, folder: Path) -> dict[str, int]:
+def _remote(task: Task, folder: Path, data: TrainingSet, functions: Sequence[OnDemand]) -> Result:
+    """A model of another server: nothing is trained, and it is measured as any other."""
+    declared = task.declaration.artefact
+    artefact = remote.write(folder, declared.remote or "", declared.token or "")
+    outputs = remote.Remote(folder / artefact.file.path, name=task.model).signature.outputs
+    signature = Signature(container=data.container, inputs=data.fields, outputs=outputs)
+    model = open_version(_provisional(task, artefact, signature), folder, environments=folder)
+    unseen = _measure(task, model, folder, functions)
+    model.close()
+    return Result(artefact=artefact, signature=signature, unseen=unseen)
+
+
+def _rows(task: Task, path: Path, functions: Sequence[OnDemand]) -> "pa.Table":
+    """The rows that were handed over, with their on-demand features and without what only these read."""
+    import pyarrow.parquet as pq
+
+    table, computed = pq.read_table(path), task.computed
+    if computed is None:
+        return table
+    try:
+        table = appended_by(functions, table, computed.views, project=task.project, time=task.header.time)
+    except ModelError as fault:
+        raise fault from None  # it shows the user's own lines already
+    unread = {*computed.hidden, *(set(computed.gives) - set(task.features))}
+    return with_defaults(table.drop_columns(sorted(unread)), computed.functions, task.project)
+
+
+def _measure(task: Task, model: Model, folder: Path, computing: Sequence[OnDemand]) -> dict[str, int]:
     """Answer the holdout with the model and with each of its fallback functions, by the code that will serve it."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(folder / MEASURE)
+    table = _rows(task, folder / MEASURE, computing)
     functions = [link for link in task.declaration.fallback if link.function is not None]
     answers: dict[str, list[NDArray[Any]]] = {"prediction": [], **{f"fallback:{link.name}": [] for link in functions}}
     for start in range(0, table.num_rows, _BATCH_ROWS):

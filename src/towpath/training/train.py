@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from towpath import compute, errors
+from towpath.apart.environments import arguments, interpreter, packages
 from towpath.errors import ModelError, ProjectError, ResourceError
 from towpath.models import pack_code
 from towpath.models.manifest import Artefact, Environment, Signature, StoredFile, Training
 from towpath.project.declarations import ModelDeclaration, TrainingHeader
+from towpath.project.locks import lock_beside
 from towpath.sql import Query
 from towpath.training import handover
 from towpath.training.runs import Run, Runs, Segment
@@ -68,10 +71,13 @@ def run(
     metrics: Mapping[str, Query],
     as_of: datetime,
     also: Sequence[Path] = (),
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+    computed: handover.Computed | None = None,
     sample_share: float = 1.0,
     seed: int | None = None,
     on_line: Callable[[str], None] | None = None,
     variables: Mapping[str, str] | None = None,
+    environments: Path | None = None,
     publish: Callable[["Trained"], int] | None = None,
 ) -> Trained:
     """Train a model in a job of its own and measure it on the holdout.
@@ -89,10 +95,13 @@ def run(
         metrics: SELECTs over ``scored``, by name.
         as_of: Nothing that became known later is used.
         also: Files of code that the version needs beside the model's: its on-demand features.
+        beside: On-demand features of other projects, by the path that their code has in ``code.zip``.
+        computed: These features, which the job computes: user code runs within the limits and sees the named variables alone.
         sample_share: Share of the entities to train on, for a quick try; such a version cannot be promoted.
         seed: For everything random; the declared one unless given.
         on_line: Called with each line that the user's code prints, as it prints it.
         variables: Where the values of the declared variables come from; `os.environ` unless given.
+        environments: Folder of the environments that locks of models describe; one in the run's folder unless given.
         publish: Makes it a version and gives its number. It is part of the run: one that dies in it is not done.
 
     Returns:
@@ -106,7 +115,8 @@ def run(
     """
     compute.limits(declaration.resources)  # refuse the impossible before any work
     seed = declaration.train.seed if seed is None else seed
-    _check_columns(table, header, features)
+    given_there = () if computed is None else computed.gives
+    _check_columns(table, header, [name for name in features if name not in given_there])
     given = _variables(declaration, os.environ if variables is None else variables)
     with runs.start(
         model,
@@ -126,8 +136,8 @@ def run(
             as_of=as_of,
             history=None if history is None else duration(history),
         )
-        code = pack_code(project_folder, model_folder, also)
-        digest = _hand_over(folder, parts, code)
+        code = pack_code(project_folder, model_folder, also, beside=beside)
+        digest = _hand_over(folder, parts, code, computed)
         task = handover.Task(
             project=project,
             model=model,
@@ -137,16 +147,17 @@ def run(
             features=tuple(features),
             seed=seed,
             code=_stored(handover.CODE, code),
+            computed=computed,
         )
         (folder / handover.TASK).write_bytes(msgspec.json.encode(task))
-        environment = _environment()
+        argv, environment = _job(model, model_folder, folder, environments or folder / "environments")
         runs.note(
             opened.run_id,
             data=_data(parts, digest, features),
             environment=msgspec.to_builtins(environment),
         )
         finished = compute.run(
-            [sys.executable, "-P", "-m", "towpath.training.task", str(folder)],
+            argv,
             resources=declaration.resources,
             folder=project_folder,
             variables={**given, "PYTHONHASHSEED": str(seed % 2**32)},
@@ -203,12 +214,12 @@ def _variables(declaration: ModelDeclaration, there: Mapping[str, str]) -> dict[
     return {name: there[name] for name in declaration.environment}
 
 
-def _hand_over(folder: Path, parts: Split, code: bytes) -> str:
-    """Write what the job reads, and give the digest of its rows."""
+def _hand_over(folder: Path, parts: Split, code: bytes, computed: handover.Computed | None) -> str:
+    """Write what the job reads, and give the digest of its rows, and of what it will compute for them."""
     import pyarrow.parquet as pq
 
     (folder / handover.CODE).write_bytes(code)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(msgspec.json.encode(computed) if computed else b"")
     for name, rows in ((handover.TRAIN, parts.train), (handover.MEASURE, parts.holdout)):
         pq.write_table(rows, folder / name, compression="zstd")
         with (folder / name).open("rb") as file:
@@ -299,6 +310,19 @@ def _measured(
 
 def _stored(path: str, data: bytes) -> StoredFile:
     return StoredFile(path=path, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
+
+
+def _job(model: str, model_folder: Path, folder: Path, environments: Path) -> tuple[list[str], Environment]:
+    """The command of the job, and what it runs on: our own environment, or the one that the model's lock describes."""
+    lock = lock_beside(model_folder)
+    if lock is None:
+        return [sys.executable, "-P", "-m", "towpath.training.task", str(folder)], _environment()
+    python = interpreter(lock, environments, who=model, training=True)
+    home = folder / "own"
+    home.mkdir()
+    code = "import runpy; runpy.run_module('towpath.training.task', run_name='__main__')"
+    argv = [*arguments(python, code, home), str(folder)]
+    return argv, msgspec.structs.replace(_environment(), packages=packages(python))
 
 
 @cache
