@@ -93,10 +93,11 @@ def version(tmp_path: Path) -> Callable[..., tuple[Manifest, Path]]:
         number: int = 1,
         kind: OutputKind = "number",
         own_predict: bool = False,
+        width: int = FEATURES,
         **of_artefact: object,
     ) -> tuple[Manifest, Path]:
         folder = tmp_path / f"{number:06d}"
-        artefact = save(trained, folder, own_predict=own_predict)
+        artefact = save(trained, folder, own_predict=own_predict, width=width)
         files: tuple[StoredFile, ...] = ()
         if root is not None:
             code = pack_code(root, root / "models" / "demand")

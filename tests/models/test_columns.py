@@ -131,3 +131,13 @@ def test_a_tensor_column_reads_nested_lists_and_names_a_ragged_one() -> None:
     for wrong in ([[1, 2], [3]], [1, 2], [["a", "b"], ["c", "d"]]):
         with pytest.raises(InputError, match="row 0, 'x'"):
             columns_from_rows(want, [{"x": wrong}])
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("FP32", [1e300, 0]), ("FP16", [70_000, 0]), ("INT8", [300, 0]), ("UINT8", [-1, 0]), ("FP32", None)]
+)  # fmt: skip
+def test_a_tensor_cell_beyond_its_type_or_null_is_named(kind: str, value: object) -> None:
+    field = Field(name="x", type=kind, shape=(-1, 2))
+    want = Signature(container="tensors", inputs=(field,), outputs=())
+    with pytest.raises(InputError, match="row 0, 'x'"):
+        columns_from_rows(want, [{"x": value}])

@@ -75,3 +75,36 @@ def test_a_classifier_gives_label_and_probabilities(zipmap: bool, features: np.n
     assert model.kind == "class"
     assert answer[names[0]].tolist() == trained.predict(features).tolist()
     assert answer[names[1]] == pytest.approx(trained.predict_proba(features), abs=1e-5)
+
+
+def test_text_in_and_several_outputs_out(tmp_path: Path) -> None:
+    # given a graph that reads a text and a number, and gives a number, a text and a table
+    nodes = [
+        helper.make_node(
+            "LabelEncoder", ["shop"], ["rate"], domain="ai.onnx.ml",
+            keys_strings=["north", "south"], values_floats=[2.0, 3.0], default_float=0.0,
+        ),
+        helper.make_node("Mul", ["rate", "price"], ["turnover"]),
+        helper.make_node("Identity", ["shop"], ["where"]),
+        helper.make_node("Concat", ["rate", "price"], ["both"], axis=1),
+    ]  # fmt: skip
+    kinds = {"shop": TensorProto.STRING, "price": TensorProto.FLOAT, "where": TensorProto.STRING}
+    inputs = [helper.make_tensor_value_info(name, kinds[name], ["n", 1]) for name in ("shop", "price")]
+    outputs = [
+        helper.make_tensor_value_info("turnover", TensorProto.FLOAT, ["n", 1]),
+        helper.make_tensor_value_info("where", TensorProto.STRING, ["n", 1]),
+        helper.make_tensor_value_info("both", TensorProto.FLOAT, ["n", 2]),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    path = tmp_path / "m"
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    # when rows are asked, one of a shop that it does not know
+    model = load_file(path, name="turnover")
+    assert [(field.name, field.type) for field in model.signature.inputs] == [("shop", "string"), ("price", "double")]
+    rows = [{"shop": "north", "price": 1.5}, {"shop": "east", "price": 9}]
+    answer = model.predict(columns_from_rows(model.signature, rows))
+    # then each output has its own type and shape
+    assert answer["turnover"].tolist() == [3.0, 0.0]
+    assert answer["where"].tolist() == ["north", "east"]
+    assert answer["both"].tolist() == [[2.0, 1.5], [0.0, 9.0]]

@@ -2,9 +2,10 @@
 
 from towpath.models.code import module_at, pack_code, project_module, unpack_code
 from towpath.models.columns import Columns, Matrix, columns_from_rows, columns_from_tensor, rows_in
+from towpath.models.compiling import compiled
 from towpath.models.containers import columns_of, container, fields_of
 from towpath.models.formats import Found, sniff
-from towpath.models.loading import load_file, load_functions, load_on_demand, load_version, on_demand_of
+from towpath.models.loading import compile_file, load_file, load_functions, load_on_demand, load_version, on_demand_of
 from towpath.models.model import Model, Outputs, kind_of, output_fields
 from towpath.models.saving import save, signature_of
 
@@ -17,6 +18,8 @@ __all__ = [
     "columns_from_rows",
     "columns_from_tensor",
     "columns_of",
+    "compile_file",
+    "compiled",
     "container",
     "fields_of",
     "kind_of",

@@ -11,7 +11,7 @@ import sys
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from types import CodeType, ModuleType
+from types import CodeType, MappingProxyType, ModuleType
 from typing import Any
 
 from towpath.errors import FormatError, ModelError, ProjectError
@@ -23,13 +23,20 @@ _PREFIX = "_towpath_"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first day, so that equal code packs to equal bytes
 
 
-def pack_code(project: Path, model_folder: Path | None, also: Iterable[Path] = ()) -> bytes:
+def pack_code(
+    project: Path,
+    model_folder: Path | None,
+    also: Iterable[Path] = (),
+    *,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+) -> bytes:
     """Pack the model's folder and the project modules that it imports.
 
     Args:
         project: The project's folder.
         model_folder: ``models/<name>`` within it; it must hold ``model.py``. None packs the other files alone.
         also: Further files, such as ``features/<name>.py``, with the project modules that they import.
+        beside: Code of other projects, by the path that it gets; it imports from its own folder ``_published/<project>`` alone.
 
     Returns:
         A zip; the same files give the same bytes. Paths are relative to the project.
@@ -51,7 +58,7 @@ def pack_code(project: Path, model_folder: Path | None, also: Iterable[Path] = (
         files[name] = path.read_bytes()
         inside = path.is_relative_to(home) if model_folder is not None else False
         todo += _imported(files[name], path, [home if inside else path.parent, root])
-    return _zipped(files)
+    return _zipped({**files, **beside})
 
 
 def unpack_code(code: bytes) -> dict[str, bytes]:
@@ -125,6 +132,7 @@ def module_at(code: bytes, place: str, *, root: Path | None = None) -> ModuleTyp
         ) from fault
 
 
+_PUBLISHED = "_published"
 _FINDERS: "dict[str, _Finder]" = {}
 
 
@@ -196,7 +204,10 @@ class _Import:
 
     def __init__(self, finder: _Finder, home: str) -> None:
         self.finder = finder
-        self.homes = [tuple(PurePosixPath(home).parts), ()] if home != "." else [()]
+        parts = PurePosixPath(home).parts
+        # Another project's code sees its own modules and not those of the project that uses it.
+        root = parts[:2] if parts[:1] == (_PUBLISHED,) else ()
+        self.homes = [parts, root] if home != "." else [()]
 
     def __call__(
         self,

@@ -1,18 +1,24 @@
-"""Telling a model file from its bytes, never from its suffix, and without running anything of it."""
+"""Telling a model file or folder from its bytes, never from its suffix, and without running anything of it."""
 
-import zipfile
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from towpath.errors import FormatError
 from towpath.models import pickles, protobuf, ubjson
+from towpath.models.folders import files_of, zip_entries
 
-__all__ = ["Found", "sniff"]
+__all__ = ["Found", "first_byte", "sniff"]
 
-_KNOWN = "ONNX, LightGBM text, XGBoost JSON or UBJ, CatBoost .cbm, skops, pickle"
+_KNOWN = (
+    "ONNX, LightGBM text, XGBoost JSON or UBJ, CatBoost .cbm, skops, Keras .keras, torch.export .pt2, TorchScript, pickle, "
+    "or a folder of TensorFlow, Hugging Face or MLflow"
+)
 _HEAD_BYTES = 4_096
+_LOCATION = b"\x0a\x08location\x12"
 _STRANGERS = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -32,15 +38,13 @@ _STRANGERS = {
     b"\x1f\x8b": "a gzip archive; unpack it first",
 }
 _PACKED_PICKLES = {b"\x1f\x8b": "gzip", b"x\x9c": "zlib", b"x\xda": "zlib", b"x\x01": "zlib", b"x^": "zlib"}
-_ZIP_RATIO = 200
-_ZIP_BYTES = 4 * 2**30
 
 
 class Found(NamedTuple):
     """What a file is."""
 
     format: str
-    """``onnx lightgbm xgboost catboost skops pickle joblib``."""
+    """``onnx lightgbm xgboost catboost skops keras pt2 torchscript savedmodel huggingface mlflow pickle joblib``."""
     framework: str
     """Import name of what runs it."""
     detail: str
@@ -51,7 +55,7 @@ def sniff(path: Path) -> Found:
     """Tell what a model file is.
 
     Args:
-        path: Any file; its name does not matter.
+        path: Any file, or the folder that a framework wrote; its name does not matter.
 
     Returns:
         The format; the file is whole as far as its bytes can say.
@@ -59,6 +63,8 @@ def sniff(path: Path) -> Found:
     Raises:
         FormatError: It is missing, empty, damaged, hostile, or nothing that we know; the text says what was found.
     """
+    if path.is_dir():
+        return _foldered(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -96,26 +102,45 @@ def _lightgbm(path: Path, head: bytes, size: int) -> Found | None:
 
 
 def _zipped(path: Path, head: bytes, size: int) -> Found | None:
+    del size
     if not head.startswith(b"PK\x03\x04"):
         return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as fault:
-        raise _cut(path, "zip archive (skops, Keras or PyTorch)", str(fault)) from None
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > _ZIP_BYTES or (unpacked > 2**26 and unpacked > size * _ZIP_RATIO):
-        raise FormatError(
-            f"'{path}' is a zip of {size:,} bytes that unpacks to {unpacked:,}: a zip bomb.",
-            mend="a model file from a source that you trust",
-        )
-    names = {entry.filename for entry in entries}
+    names = {entry.filename for entry in zip_entries(path, "zip archive (skops, Keras or PyTorch)")}
     if "schema.json" in names:
         return Found("skops", "sklearn", f"{len(names)} parts")
-    kind = "a Keras 3 model" if "metadata.json" in names and "config.json" in names else "a zip archive"
-    kind = "a PyTorch file" if any(name.endswith("data.pkl") for name in names) else kind
+    if {"metadata.json", "config.json", "model.weights.h5"} <= names:
+        return Found("keras", "keras", f"{len(names)} parts")
+    inner = {name.partition("/")[2] for name in names}
+    if "archive_format" in inner or "serialized_exported_program.json" in names:
+        return Found("pt2", "torch", "torch.export")
+    if {"constants.pkl", "data.pkl"} <= inner:
+        return Found("torchscript", "torch", f"{sum(name.startswith('code/') for name in inner)} parts of code")
     shown = ", ".join(sorted(names)[:4])
-    raise FormatError(f"'{path}' is {kind} ({shown}), which is not read yet.", mend=f"one of {_KNOWN}")
+    if "data.pkl" in inner:
+        raise FormatError(
+            f"'{path}' is a pickle of PyTorch (torch.save; {shown}), which can run anything when it is loaded; nothing was run.",
+            mend="torch.export.save(torch.export.export(model, (example,)), 'model.pt2')",
+        )
+    raise FormatError(f"'{path}' is a zip archive ({shown}), no model.", mend=f"one of {_KNOWN}")
+
+
+def _foldered(path: Path) -> Found:
+    """Tell a folder by the file that each framework puts at its top."""
+    files = files_of(path)
+    if "MLmodel" in files:
+        return Found("mlflow", "mlflow", f"{len(files)} files")
+    if "saved_model.pb" in files:
+        return Found("savedmodel", "tensorflow", f"{len(files)} files")
+    if "config.json" in files:
+        weights = [name for name in files if name.endswith(".safetensors")]
+        return Found("huggingface", "transformers", f"{len(weights)} files of weights")
+    if (graph := _onnx_folder(path, files)) is not None:
+        return graph
+    shown = ", ".join(f"'{name}'" for name in list(files)[:4])
+    raise FormatError(
+        f"'{path}' is a folder of {len(files)} files ({shown}), no model.",
+        mend="a SavedModel (saved_model.pb), a Hugging Face model (config.json), MLflow's (MLmodel), or the path of one file",
+    )
 
 
 def _braces(path: Path, head: bytes, size: int) -> Found | None:
@@ -132,6 +157,8 @@ def _braces(path: Path, head: bytes, size: int) -> Found | None:
         raise FormatError(f"'{path}' is damaged {form}: {fault}.", mend=f"one of {_KNOWN}") from None
     if "learner" in keys:
         return Found("xgboost", "xgboost", form)
+    if "remote" in keys:
+        return Found("remote", "", "a model of another server")
     shown = ", ".join(f"'{key}'" for key in keys[:4])
     raise FormatError(f"'{path}' is {form} with the keys {shown}, no XGBoost model.", mend=f"one of {_KNOWN}")
 
@@ -156,6 +183,38 @@ def _onnx(path: Path, head: bytes, size: int) -> Found | None:
     del size
     if head[0] != 0x08:  # noqa: PLR2004 - field 1, a number: ir_version, which every writer puts first
         return None
+    version, elsewhere = _graph_of(path)
+    if elsewhere:
+        raise FormatError(
+            f"'{path}' is an ONNX model that keeps its weights in other files ({', '.join(sorted(elsewhere)[:3])}).",
+            mend=f"serve the folder that holds them all, '{path.parent}', or onnx.save(model, path, save_as_external_data=False)",
+        )
+    return Found("onnx", "onnxruntime", f"ir {version}")
+
+
+def first_byte(path: Path) -> bytes:
+    """Of a file; empty where it has none."""
+    with path.open("rb") as file:
+        return file.read(1)
+
+
+def _onnx_folder(folder: Path, files: Mapping[str, Path]) -> Found | None:
+    """A graph at the top of a folder whose weights are in the other files of it, and nowhere else."""
+    graphs = [name for name, file in files.items() if "/" not in name and first_byte(file) == b"\x08"]
+    if len(graphs) != 1:
+        return None
+    version, elsewhere = _graph_of(files[graphs[0]])
+    strangers = sorted(elsewhere - set(files))
+    if strangers:
+        raise FormatError(
+            f"'{folder}' is an ONNX model whose weights are in '{strangers[0]}', which is not in the folder.",
+            mend="copy the file into it; weights outside of the folder are never read",
+        )
+    return Found("onnx", "onnxruntime", f"ir {version}, {graphs[0]}")
+
+
+def _graph_of(path: Path) -> tuple[Any, set[str]]:
+    """The version of a whole ONNX file, and the files beside it that hold its weights."""
     data = path.read_bytes()
     try:
         fields = dict(protobuf.fields(memoryview(data)))
@@ -163,12 +222,16 @@ def _onnx(path: Path, head: bytes, size: int) -> Found | None:
         raise _cut(path, "ONNX model (protobuf)", str(fault)) from None
     if 7 not in fields or 8 not in fields:  # noqa: PLR2004 - graph and opset_import of ModelProto
         raise _cut(path, "ONNX model (protobuf)", f"fields {sorted(fields)}, where a graph (7) and opsets (8) belong")
-    if b"\x0a\x08location" in data:
-        raise FormatError(
-            f"'{path}' is an ONNX model that keeps its weights in other files.",
-            mend="onnx.save(model, path, save_as_external_data=False)",
-        )
-    return Found("onnx", "onnxruntime", f"ir {fields.get(1)}")
+    # A TensorProto names the file in a pair of strings, wherever in the graph it stands
+    elsewhere: set[str] = set()
+    at = data.find(_LOCATION)
+    while at >= 0:
+        place = at + len(_LOCATION)
+        pairs = protobuf.fields(memoryview(data)[place - 1 :])
+        with contextlib.suppress(ValueError):
+            elsewhere.add(bytes(cast("memoryview", next(pairs)[1])).decode(errors="replace"))
+        at = data.find(_LOCATION, place)
+    return fields.get(1), elsewhere
 
 
 def _cut(path: Path, what: str, found: str) -> FormatError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import os
 import signal
 import subprocess
@@ -15,14 +16,25 @@ from towpath.errors import FormatError, RefusedError, TowpathError
 from towpath.features.on_demand import OnDemand
 from towpath.models import pickles
 from towpath.models.code import module_at, project_module, unpack_code
-from towpath.models.engines import catboost, lightgbm, onnx, sklearn, xgboost
+from towpath.models.compiling import compiled
+from towpath.models.engines import catboost, lightgbm, mlflow, onnx, sklearn, xgboost
 from towpath.models.engines.extra import check_version
 from towpath.models.engines.project import Objects, OnlyFunctions, WithFunctions
+from towpath.models.folders import size_of
 from towpath.models.formats import sniff
 from towpath.models.manifest import Manifest, OnDemandLock
 from towpath.models.model import Model
 
-__all__ = ["load_file", "load_functions", "load_on_demand", "load_version", "on_demand_of", "try_here"]
+__all__ = [
+    "compile_file",
+    "load_file",
+    "load_functions",
+    "load_on_demand",
+    "load_version",
+    "on_demand_of",
+    "try_here",
+    "with_functions",
+]
 
 _NATIVE: dict[str, Any] = {
     "lightgbm": lightgbm.LightGbm,
@@ -31,9 +43,22 @@ _NATIVE: dict[str, Any] = {
     "onnx": onnx.Onnx,
 }
 
-_UNPROVED = frozenset({"xgboost", "catboost"})
+_LAZY = {
+    "pt2": ("torch", "TorchExport"),
+    "torchscript": ("torch", "TorchScript"),
+    "huggingface": ("huggingface", "HuggingFace"),
+    "keras": ("keras", "Keras"),
+    "savedmodel": ("tensorflow", "SavedModel"),
+}
+"""Format → module and class of an engine that is imported when one is met."""
+
+_UNPROVED = frozenset({"xgboost", "catboost", *_LAZY})
 """Their readers follow what the file says without looking (of 20 files with a few bytes changed, 1 to 3 ended the process)."""
-_TRIAL_S = 60
+_TRIAL_S = 120
+_TRIAL_BYTES = 8 * 2**30
+"""Memory of a trial beyond six times the file; enough for each framework with an empty model."""
+_TOO_MUCH = 71
+"""How a trial ends that ran out of it."""
 
 
 def load_file(path: Path, *, name: str, trust_pickle: bool = False) -> Model:
@@ -50,10 +75,14 @@ def load_file(path: Path, *, name: str, trust_pickle: bool = False) -> Model:
         ExtraError: Its framework is not installed; names the install line.
     """
     found = sniff(path)
-    if found.format in _NATIVE:
+    if found.format == "mlflow":
+        return _load_mlflow(path, name, trust_pickle=trust_pickle)
+    if (engine := _engine(found.format)) is not None:
+        if hasattr(engine, "check"):
+            engine.check(path)
         if found.format in _UNPROVED:
             _try_apart(found.format, path)
-        model: Model = _NATIVE[found.format](path, name=name)
+        model: Model = engine(path, name=name)
         return model
     if found.format == "skops":
         trained = sklearn.load_skops(path, name)
@@ -75,6 +104,34 @@ def load_file(path: Path, *, name: str, trust_pickle: bool = False) -> Model:
     return Objects(name, sklearn.settle(trained), signature, kind, written=(found.format, framework))
 
 
+def _load_mlflow(path: Path, name: str, *, trust_pickle: bool) -> Model:
+    """An MLflow folder: by our own engine where a flavour is data only, else by MLflow where the user trusts it."""
+    described = mlflow.read(path, name)
+    if described.code and not trust_pickle:
+        raise RefusedError(
+            f"'{path}' brings code of its own ('{described.code}'), and loading it could run it.",
+            where="MLmodel, code",
+            mend="tow serve FOLDER --trust-pickle, if you made it yourself; better: log it without code_paths",
+        )
+    pickled: RefusedError | None = None
+    for place in described.places:
+        try:
+            return mlflow.renamed(load_file(place, name=name, trust_pickle=trust_pickle), described.inputs)
+        except RefusedError as fault:
+            pickled = fault
+        except FormatError as fault:
+            if fault.what.startswith(f"'{place}' is a folder of"):  # the model is further within
+                continue
+            raise
+    if pickled is None and described.python and trust_pickle:
+        return mlflow.load_python(path, name, described)
+    raise pickled or RefusedError(
+        f"'{path}' is a Python function of MLflow, and loading one runs its code.",
+        where="MLmodel, flavors",
+        mend="tow serve FOLDER --trust-pickle, if you made it yourself; better: a flavour of a data-only format",
+    )
+
+
 def load_version(manifest: Manifest, folder: Path) -> Model:
     """Load a version.
 
@@ -90,7 +147,7 @@ def load_version(manifest: Manifest, folder: Path) -> Model:
     """
     name = f"{manifest.model}@{manifest.version}"
     artefact = manifest.artefact
-    path = folder / artefact.file.path
+    path = folder / (artefact.folder or artefact.file.path)
     check_version(name, artefact.framework, artefact.framework_version)
     module = _module(manifest, folder)
     if artefact.format != "pickle":
@@ -102,12 +159,43 @@ def load_version(manifest: Manifest, folder: Path) -> Model:
                 mend="publish the version again",
             )
     kind = manifest.output.kind
-    if artefact.format in _NATIVE and not hasattr(module, "predict"):
-        native: Model = _NATIVE[artefact.format](path, name=name, signature=manifest.signature, kind=kind)
+    if (engine := _engine(artefact.format)) is not None and not hasattr(module, "predict"):
+        native: Model = engine(path, name=name, signature=manifest.signature, kind=kind)
+        if manifest.serving.compile == "onnx":
+            native = compiled(native, path, name)
         return native if module is None else WithFunctions(name, native, module, manifest.signature)
     trained = sklearn.settle(_object(manifest, path, name))
     written = (artefact.format, artefact.framework)
-    return Objects(name, trained, manifest.signature, kind, written=written, module=module)
+    objects = Objects(name, trained, manifest.signature, kind, written=written, module=module)
+    if manifest.serving.compile == "onnx" and not hasattr(module, "predict"):
+        return compiled(objects, path, name, trained=lambda: trained)
+    return objects
+
+
+def compile_file(model: Model, path: Path, *, name: str) -> Model:
+    """The ONNX form of a bare file that `load_file` loaded; see `compiled`.
+
+    Args:
+        model: As it was loaded.
+        path: The file.
+        name: For errors.
+
+    Raises:
+        RefusedError: It has no converter, or answers otherwise.
+    """
+    if sniff(path).format == "skops":
+        return compiled(model, path, name, trained=lambda: sklearn.load_skops(path, name))
+    return compiled(model, path, name)
+
+
+def with_functions(manifest: Manifest, folder: Path, model: Model) -> Model:
+    """A model that was loaded elsewhere, beside the functions of the version's ``model.py``.
+
+    Raises:
+        ModelError: The project's code failed while it was imported.
+    """
+    module = _module(manifest, folder)
+    return model if module is None else WithFunctions(model.format, model, module, manifest.signature)
 
 
 def load_functions(manifest: Manifest, folder: Path | None, why: str) -> Model:
@@ -163,7 +251,7 @@ def on_demand_of(code: bytes, locks: Sequence[OnDemandLock], *, root: Path | Non
                 lock.path,
                 "publish the version again",
             )
-        function = getattr(module_at(code, lock.path, root=root), lock.view, None)
+        function = getattr(module_at(code, lock.path, root=root), lock.view.rpartition("/")[2], None)
         if not callable(function):
             raise FormatError(f"'{lock.path}' has no function {lock.view}.", lock.path, f"def {lock.view}(…): …")
         found.append(OnDemand(lock, function))
@@ -190,6 +278,11 @@ def _try_apart(format: str, path: Path) -> None:  # noqa: A002 - as in the manif
         )
     except subprocess.TimeoutExpired:
         raise FormatError(f"'{path}' did not load within {_TRIAL_S} s.", mend="write it again") from None
+    if tried.returncode == _TOO_MUCH:
+        raise FormatError(
+            f"'{path}' declares more than it holds: loading it needs more than {_TRIAL_BYTES // 2**30 + 6 * size_of(path) // 2**30} GiB.",
+            mend="a model file from a source that you trust",
+        )
     if tried.returncode < 0:  # what it raises is raised again, better said, when we load it ourselves
         ended = signal.Signals(-tried.returncode).name
         raise FormatError(
@@ -200,8 +293,27 @@ def _try_apart(format: str, path: Path) -> None:  # noqa: A002 - as in the manif
 
 def try_here(format: str, path: str) -> None:  # noqa: A002 - as in the manifest
     """Load a bare file and answer one row, in the process that was started for it."""
-    with contextlib.suppress(TowpathError):
-        _NATIVE[format](Path(path), name="trial")
+    import resource
+
+    most = _TRIAL_BYTES + 6 * size_of(Path(path))
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    try:
+        engine = _engine(format)
+        if engine is not None:
+            engine(Path(path), name="trial")
+    except MemoryError:
+        raise SystemExit(_TOO_MUCH) from None
+    except TowpathError as fault:
+        if "alloc" in fault.what.lower() or "memory" in fault.what.lower():
+            raise SystemExit(_TOO_MUCH) from None
+
+
+def _engine(format: str) -> Any:  # noqa: A002 - as in the manifest
+    """The class that loads a data-only format; none for the others."""
+    if format in _LAZY:
+        module, kind = _LAZY[format]
+        return getattr(importlib.import_module(f"towpath.models.engines.{module}"), kind)
+    return _NATIVE.get(format)
 
 
 def _object(manifest: Manifest, path: Path, name: str) -> Any:
@@ -220,5 +332,7 @@ def _object(manifest: Manifest, path: Path, name: str) -> Any:
             return catboost.open_model(path, name)
         case "onnx":
             return onnx.open_session(path, name)
+        case "pt2" | "torchscript" | "keras" | "savedmodel" | "huggingface":
+            return _engine(artefact.format).opened(path, name)
         case other:
             raise FormatError(f"{name} is of the unknown format '{other}'.", mend="a newer towpath")

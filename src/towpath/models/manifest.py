@@ -74,7 +74,7 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """The model file."""
 
     file: StoredFile
-    """Where it lies in the version; for a folder a zip of it."""
+    """Where it lies in the version; for a folder its first file."""
     format: str
     """``onnx lightgbm xgboost catboost skops pickle`` …, told from the bytes."""
     framework: str = ""
@@ -83,6 +83,8 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """Its version; a major mismatch is refused at load."""
     allow: tuple[str, ...] = ()
     """For a pickle: the exact ``module:name`` pairs that were seen when it was written; nothing else loads."""
+    folder: str = ""
+    """For a model that is a folder: its name in the version. Its files, each with its digest, are among those of the version."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):

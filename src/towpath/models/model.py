@@ -20,12 +20,14 @@ class Model(Protocol):
     """A loaded model. Calls may come from many threads at once.
 
     `inline` says that one row takes less than 1 ms (measured at load) in a data-only runtime of ours, so that it may be
-    called in an event loop. `unseen` counts category values that training never saw, by column; the model gets null.
+    called in an event loop. `row_by_row` says that it has no code of a project's, which might look at all rows at once: what
+    it answers to a row should be the same whatever stands beside it, and a trial may show that. `unseen` counts category values that training never saw, by column; the model gets null.
     """
 
     signature: Signature
     kind: OutputKind
     inline: bool
+    row_by_row: bool
     format: str
     framework: str
     unseen: Counter[str]

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from towpath.errors import FormatError, RefusedError
 
-__all__ = ["dump", "imports_of", "load_allowed", "load_trusted", "looks_like", "packed", "refuse_hostile"]
+__all__ = ["dump", "imports_in", "imports_of", "load_allowed", "load_trusted", "looks_like", "packed", "refuse_hostile"]
 
 _PROTOCOL = 5
 _NEVER_MODULES = frozenset(
@@ -112,27 +112,32 @@ def imports_of(path: Path) -> set[Pair] | None:
 
     The arrays that joblib puts between opcodes end the reading early; what was seen so far is given then.
     """
+    with path.open("rb") as file:
+        return imports_in(file)
+
+
+def imports_in(file: BinaryIO | io.BytesIO) -> set[Pair] | None:
+    """The same for a pickle that is open, such as one within a zip."""
     seen: set[Pair] = set()
     texts: list[str] = []
     memo: dict[int, str] = {}
     last = ""
     try:
-        with path.open("rb") as file:
-            for opcode, argument, _ in pickletools.genops(file):
-                last = opcode.name
-                if last in {"GLOBAL", "INST"}:
-                    module, _, name = str(argument).partition(" ")
-                    seen.add((module, name))
-                elif last == "STACK_GLOBAL" and len(texts) > 1:
-                    seen.add((texts[-2], texts[-1]))
-                elif last == "MEMOIZE":
-                    memo[len(memo)] = texts[-1] if texts and isinstance(texts[-1], str) else ""
-                elif last in {"BINGET", "LONG_BINGET", "GET"}:
-                    texts.append(memo.get(int(argument or 0), ""))
-                elif last in {"BINPUT", "LONG_BINPUT", "PUT"} and texts:
-                    memo[int(argument or 0)] = texts[-1]
-                elif isinstance(argument, str):
-                    texts.append(argument)
+        for opcode, argument, _ in pickletools.genops(file):
+            last = opcode.name
+            if last in {"GLOBAL", "INST"}:
+                module, _, name = str(argument).partition(" ")
+                seen.add((module, name))
+            elif last == "STACK_GLOBAL" and len(texts) > 1:
+                seen.add((texts[-2], texts[-1]))
+            elif last == "MEMOIZE":
+                memo[len(memo)] = texts[-1] if texts and isinstance(texts[-1], str) else ""
+            elif last in {"BINGET", "LONG_BINGET", "GET"}:
+                texts.append(memo.get(int(argument or 0), ""))
+            elif last in {"BINPUT", "LONG_BINPUT", "PUT"} and texts:
+                memo[int(argument or 0)] = texts[-1]
+            elif isinstance(argument, str):
+                texts.append(argument)
     except (ValueError, IndexError, UnicodeDecodeError, KeyError, OverflowError):
         return seen if any(module.startswith("joblib") for module, _ in seen) else None
     return seen

@@ -1,6 +1,5 @@
 """Keeping what ``train`` returned: in the framework's data-only format, else skops, else a pickle and its list."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from towpath.errors import RefusedError
 from towpath.models import pickles
 from towpath.models.engines import sklearn
 from towpath.models.engines.extra import installed_version
+from towpath.models.folders import digest_of, files_of, size_of
 from towpath.models.manifest import Artefact, Field, Signature, StoredFile
 from towpath.models.model import output_fields
 from towpath.types import Container, OutputKind
@@ -19,7 +19,7 @@ from towpath.types import Container, OutputKind
 __all__ = ["save", "signature_of"]
 
 _Saved = tuple[str, str, str]
-"""File name, format, import name of the framework."""
+"""Name of file or folder, format, import name of the framework."""
 
 
 def save(
@@ -28,6 +28,7 @@ def save(
     format: Literal["auto", "pickle", "skops"] = "auto",  # noqa: A002 - model.toml names it so
     *,
     own_predict: bool = False,
+    width: int = 0,
 ) -> Artefact:
     """Write a trained object into a folder.
 
@@ -37,6 +38,7 @@ def save(
         format: ``auto`` takes the framework's own data-only format where it has one.
         own_predict: Whether ``model.py`` has a ``predict(model, rows)``: it gets a Booster back where ``train`` returned one, and a
             scikit-learn wrapper where it returned that, so that wrappers are kept whole.
+        width: Columns that it was trained on; a PyTorch module is exported for rows of as many floats.
 
     Returns:
         What the manifest says of the file.
@@ -48,7 +50,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     if trained is None:
         raise RefusedError("train() returned nothing.", where="model.py, train", mend="return the trained model")
-    saved = _data_only(trained, folder, own_predict=own_predict) if format == "auto" else None
+    saved = _data_only(trained, folder, width, own_predict=own_predict) if format == "auto" else None
     allow: tuple[str, ...] = ()
     if saved is None and format != "pickle" and (format == "skops" or sklearn.is_estimator(trained)):
         whole = (
@@ -68,9 +70,17 @@ def save(
         (folder / "model.pkl").write_bytes(data)
         saved = ("model.pkl", "pickle", type(trained).__module__.split(".")[0])
     name, kind, module = saved
-    data = (folder / name).read_bytes()
-    file = StoredFile(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
-    return Artefact(file=file, format=kind, framework=module, framework_version=installed_version(module), allow=allow)
+    whole = (folder / name).is_dir()
+    first = f"{name}/{next(iter(files_of(folder / name)))}" if whole else name
+    file = StoredFile(path=first, digest=digest_of(folder / first), size_bytes=size_of(folder / first))
+    return Artefact(
+        file=file,
+        folder=name if whole else "",
+        format=kind,
+        framework=module,
+        framework_version=installed_version(module),
+        allow=allow,
+    )
 
 
 def signature_of(
@@ -109,41 +119,63 @@ def _output(name: str, values: NDArray[Any]) -> Field:
     return Field(name=name, type=kind, shape=(-1, *values.shape[1:]), nullable=False)
 
 
-def _data_only(trained: Any, folder: Path, *, own_predict: bool) -> _Saved | None:
+def _data_only(trained: Any, folder: Path, width: int, *, own_predict: bool) -> _Saved | None:
     """Write a framework's own format; told by class name, so that no framework is imported for the asking."""
     for kind in type(trained).__mro__:
         write = _WRITERS.get((kind.__module__.split(".")[0], kind.__name__))
         if write is not None and not (own_predict and sklearn.is_estimator(trained)):
-            return write(trained, folder)
+            return write(trained, folder, width)
     return None
 
 
-def _lightgbm(booster: Any, folder: Path) -> _Saved:
+def _lightgbm(booster: Any, folder: Path, _width: int) -> _Saved:
     best = booster.best_iteration
     booster.save_model(str(folder / "model.txt"), num_iteration=best if best and best > 0 else None)
     return ("model.txt", "lightgbm", "lightgbm")
 
 
-def _xgboost(booster: Any, folder: Path) -> _Saved:
+def _xgboost(booster: Any, folder: Path, _width: int) -> _Saved:
     booster.save_model(str(folder / "model.ubj"))
     return ("model.ubj", "xgboost", "xgboost")
 
 
-def _catboost(model: Any, folder: Path) -> _Saved:
+def _catboost(model: Any, folder: Path, _width: int) -> _Saved:
     model.save_model(str(folder / "model.cbm"))
     return ("model.cbm", "catboost", "catboost")
 
 
-def _onnx(model: Any, folder: Path) -> _Saved:
+def _onnx(model: Any, folder: Path, _width: int) -> _Saved:
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     return ("model.onnx", "onnx", "onnxruntime")
 
 
-_WRITERS: dict[tuple[str, str], Callable[[Any, Path], _Saved]] = {
+def _torch(module: Any, folder: Path, width: int) -> _Saved:
+    from towpath.models.engines import torch
+
+    name = torch.save(module, folder, width)
+    return (name, "pt2" if name.endswith(".pt2") else "torchscript", "torch")
+
+
+def _keras(model: Any, folder: Path, _width: int) -> _Saved:
+    model.save(folder / "model.keras")
+    return ("model.keras", "keras", "keras")
+
+
+def _huggingface(pipeline: Any, folder: Path, _width: int) -> _Saved:
+    from towpath.models.engines import huggingface
+
+    return (huggingface.save(pipeline, folder), "huggingface", "transformers")
+
+
+_WRITERS: dict[tuple[str, str], Callable[[Any, Path, int], _Saved]] = {
     ("lightgbm", "Booster"): _lightgbm,
-    ("lightgbm", "LGBMModel"): lambda model, folder: _lightgbm(model.booster_, folder),
+    ("lightgbm", "LGBMModel"): lambda model, folder, width: _lightgbm(model.booster_, folder, width),
     ("xgboost", "Booster"): _xgboost,
-    ("xgboost", "XGBModel"): lambda model, folder: _xgboost(model.get_booster(), folder),
+    ("xgboost", "XGBModel"): lambda model, folder, width: _xgboost(model.get_booster(), folder, width),
     ("catboost", "CatBoost"): _catboost,
     ("onnx", "ModelProto"): _onnx,
+    ("keras", "Model"): _keras,
+    ("transformers", "Pipeline"): _huggingface,
+    ("torch", "Module"): _torch,
+    ("torch", "ExportedProgram"): _torch,
 }

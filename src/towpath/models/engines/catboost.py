@@ -67,6 +67,7 @@ class CatBoost:
         if self._labels is not None and self._labels.dtype.kind in "SU":
             self._labels = self._labels.astype(object)
         blank = {field.name: np.array([None if field.type == "string" else 0.0]) for field in self.signature.inputs}
+        self.row_by_row = True
         self.inline = is_quick(lambda: self.predict(blank))
 
     def predict(self, columns: Columns) -> Outputs:

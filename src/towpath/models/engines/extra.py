@@ -20,10 +20,26 @@ EXTRAS = {
     "joblib": "sklearn",
     "pandas": "pandas",
     "polars": "polars",
+    "torch": "torch",
+    "transformers": "huggingface",
+    "tokenizers": "huggingface",
+    "safetensors": "huggingface",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "h5py": "keras",
+    "mlflow": "mlflow",
+    "yaml": "mlflow",
+    "skl2onnx": "compile",
+    "onnxmltools": "compile",
 }
 """Module → the extra of ours that installs it."""
 
-_DISTRIBUTIONS = {"xgboost": ("xgboost", "xgboost-cpu"), "sklearn": ("scikit-learn",)}
+_DISTRIBUTIONS = {
+    "xgboost": ("xgboost", "xgboost-cpu"),
+    "sklearn": ("scikit-learn",),
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+}
 
 
 def framework(module: str, what: str) -> ModuleType:

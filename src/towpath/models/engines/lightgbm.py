@@ -91,6 +91,7 @@ class LightGbm:
         self._labels = _labels(self.signature, self._width)
         self._columns = len(found.inputs)
         self._fast = self._native.fast(self._handle, self._columns)
+        self.row_by_row = True
         self.inline = is_quick(lambda: self._raw(np.zeros((1, self._columns))))
 
     def predict(self, columns: Columns) -> Outputs:

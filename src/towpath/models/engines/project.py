@@ -50,6 +50,7 @@ class Objects:
         self._encoder = Encoder(signature.inputs)
         self.unseen: Counter[str] = self._encoder.unseen
         own: Callable[[Any, Any], Any] | None = getattr(module, "predict", None) if module else None
+        self.row_by_row = own is None
         self._answer: Callable[[Any], Any] = (lambda rows: own(trained, rows)) if own else self._natural()
         self._functions = _Functions(name, module)
 
@@ -101,6 +102,7 @@ class WithFunctions:
         self.signature = signature
         self.kind: OutputKind = model.kind
         self.inline = model.inline
+        self.row_by_row = model.row_by_row
         self.format = model.format
         self.framework = model.framework
         self.unseen: Counter[str] = model.unseen
@@ -122,6 +124,7 @@ class OnlyFunctions:
     """
 
     inline = False
+    row_by_row = False
     framework = ""
 
     def __init__(self, manifest: Manifest, module: ModuleType | None, why: str) -> None:

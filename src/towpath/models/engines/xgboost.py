@@ -72,6 +72,7 @@ class XgBoost:
         levels = self.signature.outputs[0].levels
         self._labels = None if levels is None else np.array(levels, dtype=object)
         self._classes = found_kind == "class"
+        self.row_by_row = True
         self.inline = is_quick(lambda: self._raw(np.zeros((1, self._columns))))
 
     def predict(self, columns: Columns) -> Outputs:
