@@ -34,6 +34,7 @@ class PlainModel:
         *,
         inputs: tuple[Field, ...] = NUMBERS,
         inline: bool = True,
+        row_by_row: bool = False,
         predict: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]] | None = None,
         fallbacks: Mapping[str, Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]] | None = None,
         container: Any = "numpy",
@@ -41,6 +42,7 @@ class PlainModel:
     ) -> None:
         self.signature = Signature(container=container, inputs=inputs, outputs=outputs)
         self.inline = inline
+        self.row_by_row = row_by_row
         self._predict = predict
         self._fallbacks = fallbacks or {}
         self.closed = False
@@ -155,8 +157,9 @@ LOOKED_UP = tuple(Field(name=name, type="double") for name in ("sales.a", "sales
 class Running:
     """A worker in a thread."""
 
-    def __init__(self, folder: Path, *deployments: Any, **settings: Any) -> None:
+    def __init__(self, folder: Path, *deployments: Any, online_url: str = "", **settings: Any) -> None:
         config = WorkerConfig(
+            online_url=online_url,
             settings=ServingSettings(drain_ms=0, **settings),
             ports=Ports("127.0.0.1", 0, 0),
             journal=folder / "journal",

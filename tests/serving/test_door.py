@@ -1,5 +1,6 @@
 """The door of a real server with several workers: scopes, quotas, keys that come and go, management, privacy."""
 
+import base64
 import json
 import os
 import stat
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from tritonclient.utils import InferenceServerException
 from towpath.clock import SystemClock
 from towpath.errors import RefusedError
 from towpath.registry import history
+from towpath.serving.protocol import SERVICE, messages
 from towpath.traffic import ConsumerBook, Quota, last_seen, make_pepper
 
 triton_grpc: Any = tritonclient.grpc  # it has no types
@@ -42,6 +45,7 @@ class Keyed:
             "teller": add("teller", team="a", at=AT, scopes=("outcomes",)),
             "operator": add("operator", team="a", at=AT, scopes=("manage",)),
             "few": add("few", team="a", at=AT, quota=Quota(requests_per_s=5)),
+            "heavy": add("heavy", team="a", at=AT, quota=Quota(rows_per_s=4)),
             "rows": add("rows", team="a", at=AT, quota=Quota(rows_per_s=4)),
         }
         settings = replace(QUICK, workers=2, access_log=str(folder / "access.jsonl"))
@@ -205,6 +209,7 @@ def test_a_server_without_the_pepper_does_not_start(tmp_path: Path) -> None:
 def test_of_a_private_model_no_byte_of_the_input_reaches_a_disk(tmp_path: Path) -> None:
     """Images and texts over every door, good and bad ones, with all logs on; then everything that was written is searched."""
     image, marker = np.frombuffer(os.urandom(4_096), dtype=np.uint8), "patient Xq7Zw9Kd"
+    picture = b"\x89PNG\r\n\x1a\n" + os.urandom(2_000)
     script = tmp_path / "serve.py"
     script.write_text(PRIVATE)
     written, temporary = tmp_path / "state", tmp_path / "temporary"
@@ -239,10 +244,23 @@ def test_of_a_private_model_no_byte_of_the_input_reaches_a_disk(tmp_path: Path) 
                     client.infer(model, inputs)
                 except InferenceServerException:
                     assert model == "failing"
+        # a picture as bytes, to a predict of a project's own; some bytes are text by chance
+        with triton_grpc.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
+            for data in (picture, marker.encode()):
+                tensor = triton_grpc.InferInput("image", [1], "BYTES")
+                tensor.set_data_from_numpy(np.array([data], dtype=object))
+                assert client.infer("picture", [tensor]).as_numpy("prediction").tolist() == [len(data)]
+        coded = base64.b64encode(picture).decode()
+        told = httpx.post(f"{url}/predict/picture", json=[{"image": coded}], timeout=20).json()
+        assert told["predictions"][0]["prediction"] == len(picture)
+        refused = httpx.post(f"{url}/predict/picture", json=[{"image": f"{coded}?"}])
+        assert (refused.status_code, "no base64 text" in refused.json()["error"]) == (400, True)
         process.terminate()
         assert process.wait(30) == 0
         process.stdout.close()
     traces = [
+        picture[:24],
+        coded[:24].encode(),
         marker.encode(),
         image.tobytes()[:24],
         json.dumps(image.tolist())[:80].encode(),
@@ -284,6 +302,24 @@ deployments = [
     deployed(Served(a_manifest(signature=signature, journal="none"), PlainModel(inputs=fields, container="tensors", predict=p, inline=False))).replaced(model=m)
     for m, p in (("private", answers), ("failing", fails))
 ]
+from towpath.models import load_version, pack_code, save
+from towpath.models.manifest import StoredFile
+shop = state / "shop" / "models" / "picture"
+shop.mkdir(parents=True)
+(shop / "model.py").write_text(
+    "def predict(model, rows):\\n"
+    "    assert all(type(row[0]) is bytes for row in rows)\\n"
+    "    return [float(len(row[0])) for row in rows]\\n"
+)
+version = state / "version"
+artefact = save({}, version)
+(version / "code.zip").write_bytes(pack_code(state / "shop", shop))
+signature = Signature(container="numpy", inputs=(Field(name="image", type="binary"),), outputs=(Field(name="prediction", type="double"),))
+manifest = a_manifest(
+    model="picture", signature=signature, journal="none", artefact=artefact,
+    files=(StoredFile(path="code.zip", digest="sha256:" + "0" * 64, size_bytes=1),),
+)
+deployments.append(deployed(Served(manifest, load_version(manifest, version))).replaced(model="picture"))
 config = WorkerConfig(
     settings=ServingSettings(drain_ms=0, flush_s=0.2, access_log="access.jsonl"), ports=Ports("127.0.0.1", 0, 0),
     journal=state / "journal", folder=state, workers=0,
@@ -296,3 +332,23 @@ code = Worker(config, Fixed(*deployments)).run(ready)
 flusher.stop()
 sys.exit(code)
 """
+
+
+def test_who_is_told_to_come_again_is_told_when_over_both_doors(keyed: Keyed) -> None:
+    # given a request that takes six seconds of the quota at once
+    assert keyed.post("heavy", body=[ROW] * 24).status_code == 200
+    refused = keyed.post("heavy", body=[ROW] * 4)
+    assert refused.status_code == 429
+    assert 3 <= int(refused.headers["retry-after"]) <= 6
+    asked = messages()["ModelInferRequest"](model_name="demand")
+    tensor = asked.inputs.add(name="x", datatype="FP64", shape=[4, 2])
+    tensor.contents.fp64_contents.extend([1.0] * 8)
+    with grpc.insecure_channel(f"127.0.0.1:{keyed.server.ports.grpc}") as channel:
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.RpcError) as raised:
+            call(asked.SerializeToString(), metadata=[("authorization", f"Bearer {keyed.keys['heavy']}")])
+    said: Any = raised.value  # grpc has no types
+    trailing = dict(said.trailing_metadata())
+    assert trailing["towpath-code"] == "quota"
+    assert 3 <= int(trailing["retry-after"]) <= 6
+    assert 2_000 < int(trailing["grpc-retry-pushback-ms"]) <= 6_000

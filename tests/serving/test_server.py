@@ -83,6 +83,7 @@ class Store:
         golden: float | None = None,
         code: str = "",
         inputs: tuple[Field, ...] = (),
+        chain: tuple[FallbackDeclaration, ...] = (ZERO,),
         **changes: Any,
     ) -> int:
         number = versions.next_version(self.objects, "demand", run_id=f"run-{answer}")
@@ -94,7 +95,7 @@ class Store:
             framework=model.framework,
         )
         signature = replace(model.signature, inputs=inputs) if inputs else model.signature
-        manifest = a_manifest(number, artefact=artefact, signature=signature, fallback=(ZERO,), **changes)
+        manifest = a_manifest(number, artefact=artefact, signature=signature, fallback=chain, **changes)
         files: dict[str, bytes | Path] = {path.name: path}
         if golden is not None:
             files["golden.jsonl"] = write_golden([GoldenCase(request=ROW, answer=golden)])

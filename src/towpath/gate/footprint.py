@@ -26,9 +26,17 @@ _MARK = "towpath-footprint:"
 class _Task(msgspec.Struct, frozen=True, kw_only=True):
     version_folder: str
     row: dict[str, Any]
+    environments: str
 
 
-def prepare(folder: Path, manifest: bytes, version_folder: Path, row: Mapping[str, object]) -> list[str]:
+def prepare(
+    folder: Path,
+    manifest: bytes,
+    version_folder: Path,
+    row: Mapping[str, object],
+    *,
+    environments: Path | None = None,
+) -> list[str]:
     """Write down what a clean process shall measure.
 
     Args:
@@ -36,13 +44,15 @@ def prepare(folder: Path, manifest: bytes, version_folder: Path, row: Mapping[st
         manifest: The manifest's stored bytes.
         version_folder: The version's files, checked by digest.
         row: One row of the model's inputs by name, as JSON has them; looked-up features included.
+        environments: Folder of the environments that locks describe; one in `folder` unless given.
 
     Returns:
         The arguments to run through ``compute``; its output goes to `read`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MANIFEST).write_bytes(manifest)
-    task = _Task(version_folder=str(version_folder.resolve()), row=dict(row))
+    kept = (environments or folder / "environments").resolve()
+    task = _Task(version_folder=str(version_folder.resolve()), row=dict(row), environments=str(kept))
     (folder / _ROW).write_bytes(msgspec.json.encode(task))
     return arguments(folder)
 
@@ -71,12 +81,13 @@ def read(lines: Sequence[str]) -> Footprint:
 def measure(folder: Path) -> Footprint:
     """Load the version and call it with one row; everything before the first import of a framework counts as load."""
     started = time.perf_counter()
-    from towpath.models import columns_from_rows, load_version
+    from towpath.apart import Apart, open_version
+    from towpath.models import columns_from_rows
     from towpath.models.manifest import Manifest
 
     manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=Manifest)
     task = msgspec.json.decode((folder / _ROW).read_bytes(), type=_Task)
-    model = load_version(manifest, Path(task.version_folder))
+    model = open_version(manifest, Path(task.version_folder), environments=Path(task.environments))
     load_s = time.perf_counter() - started
     columns = columns_from_rows(manifest.signature, [task.row])
     model.predict(columns)  # the first call warms up; a server's readiness does the same
@@ -91,10 +102,11 @@ def measure(folder: Path) -> Footprint:
         return sorted(taken_ms)
 
     taken_ms = min((timed_round() for _ in range(_ROUNDS)), key=_p99)
+    memory_mib = _peak_mib() + (model.peak_mib if isinstance(model, Apart) else 0.0)
     model.close()
     return Footprint(
         load_s=round(load_s, 4),
-        memory_mib=round(_peak_mib(), 1),
+        memory_mib=round(memory_mib, 1),
         p50_ms=round(taken_ms[len(taken_ms) // 2], 4),
         p99_ms=round(_p99(taken_ms), 4),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towpath.errors import ModelError, OverloadedError, TowpathError, UnavailableError
+from towpath.errors import ModelError, OverloadedError, RetryError, TowpathError, UnavailableError
 from towpath.features.on_demand import Fault
 from towpath.serving.answer import Answer, AnswerRow
 from towpath.serving.served import Columns
@@ -46,7 +46,7 @@ class Answered:
     """What became of the rows: one list per column."""
 
     __slots__ = (
-        "arms", "beside", "count", "extras", "faults", "latency_ms", "missing", "model", "outputs", "prediction_id", "predictions",
+        "arms", "beside", "count", "extras", "faults", "joined_rows", "latency_ms", "missing", "model", "outputs", "prediction_id", "predictions",
         "problem", "reasons", "request_id", "sources", "versions",
     )  # fmt: skip
 
@@ -69,6 +69,8 @@ class Answered:
         self.beside: list[Any] | None = None
         """What the first fallback would have answered, where it was asked; null where it may not be given as an answer."""
         self.latency_ms = 0.0
+        self.joined_rows = 0
+        """Rows of the call that this request led, with those of other requests; 0 where requests are not joined, or another led."""
         self.faults: Sequence[Fault] = ()
         """What went wrong in on-demand features."""
         self.problem: BaseException | None = None
@@ -109,6 +111,9 @@ class Answered:
         reason = self.reasons[0]
         what = f"'{self.model}' has no answer ({reason}), and no fallback is declared that could give one."
         mend = "try again; the owner declares a [[fallback]] in model.toml"
+        again_s = self.problem.retry_after_s if isinstance(self.problem, RetryError) else 1.0
         if reason == "overloaded":
-            return OverloadedError(what, mend=mend)
-        return ModelError(what, mend=mend) if reason == "wrong" else UnavailableError(what, mend=mend)
+            return OverloadedError(what, mend=mend, retry_after_s=again_s)
+        if reason == "wrong":
+            return ModelError(what, mend=mend)
+        return UnavailableError(what, mend=mend, retry_after_s=again_s)

@@ -134,6 +134,12 @@ class Breaker:
         declared = self._declared
         return self._consecutive >= declared.failures or self.bits.bit_count() >= declared.share * declared.window
 
+    @property
+    def left_s(self) -> float:
+        """How long nobody is let in; 0 where it is closed or a trial may begin."""
+        until = {"open": self._until, "trying": self._trial_until}.get(self.state, 0.0)
+        return max(0.0, until - self._clock()) if until else 0.0
+
     def _open(self, why: str) -> None:
         first = self._declared.pause_ms / 1e3
         self._pause_s = min(self._pause_s * 2, first * _LONGEST) if self.state == "trying" else first

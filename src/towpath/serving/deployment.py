@@ -1,6 +1,6 @@
 """One model as it stands in traffic."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from towpath.serving.chain import takes_time
@@ -12,7 +12,25 @@ from towpath.types import Tier
 if TYPE_CHECKING:
     from towpath.project.declarations import FallbackDeclaration
 
-__all__ = ["Deployment", "Deployments"]
+__all__ = ["Deployment", "Deployments", "kept_seconds", "own_seconds"]
+
+_MODEL_SHARE = 0.5
+"""Of the deadline that the model keeps at least, however large the budgets of its fallbacks are."""
+
+
+def kept_seconds(chain: "Iterable[FallbackDeclaration]") -> float:
+    """What of a deadline is kept for a chain."""
+    return sum(link.budget_ms for link in chain if takes_time(link)) / 1e3
+
+
+def own_seconds(timeout_s: float, kept_s: float) -> float:
+    """What of a deadline the model has.
+
+    Example:
+        >>> own_seconds(0.2, 0.05), own_seconds(0.2, 1.0)
+        (0.15000000000000002, 0.1)
+    """
+    return max(timeout_s - kept_s, timeout_s * _MODEL_SHARE)
 
 
 class Deployment:
@@ -67,7 +85,7 @@ class Deployment:
         """Where it is loaded."""
         self.base: Served | None = self.champion or stand_in or next(iter(versions.values()), None)
         """Whose signature the input is read by where no model may answer."""
-        self.kept_s = sum(link.budget_ms for link in chain if takes_time(link)) / 1e3
+        self.kept_s = kept_seconds(chain)
         """Of the deadline, for the chain."""
         self.beside_link: FallbackDeclaration | None = next((link for link in chain if link.last is None), None)
         """Whom the model is compared with: the first link that does not repeat the model's own words."""
@@ -78,6 +96,11 @@ class Deployment:
     def ready(self) -> bool:
         """Whether the champion is loaded and proven, and its circuit is closed."""
         return self.champion is not None and self.champion.breaker.state == "closed"
+
+    def close(self) -> None:
+        """Let go of its versions."""
+        for served in self.versions.values():
+            served.close()
 
     def replaced(self, **changes: Any) -> "Deployment":
         """The same with some arguments changed, and what follows from them anew."""

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from towpath.apart import open_version
 from towpath.clock import Clock
 from towpath.errors import TowpathError, UnavailableError
-from towpath.models import load_functions, load_on_demand, load_version
+from towpath.models import Model, load_functions, load_on_demand
 from towpath.models.manifest import Manifest
 from towpath.project.circles import circle_from
 from towpath.registry import history, versions
 from towpath.registry.log import LogEntry, TrafficState
 from towpath.registry.signing import Trusted
-from towpath.serving.deployment import Deployment
+from towpath.serving.deployment import Deployment, kept_seconds, own_seconds
 from towpath.serving.golden import golden_cases, prove
+from towpath.serving.joint import rows_worth_joining
 from towpath.serving.served import Reader, Served
 from towpath.stores.objects import Objects
 from towpath.traffic import Policy
@@ -54,6 +56,7 @@ class StoreDeployments:
         open_reader: Opens the online features of a version.
         clock: Dates look-ups in golden cases.
         only: Names of the models to serve; all unless given. Those that their chains ask are served, too.
+        spare: Whether a model in a process of its own has a second one that waits to take over.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class StoreDeployments:
         open_reader: Callable[[Manifest], Reader],
         clock: Clock,
         only: Sequence[str] = (),
+        spare: bool = True,
     ) -> None:
+        self._spare = spare
         self._objects = objects
         self._cache = cache
         self._trusted = trusted
@@ -123,10 +128,9 @@ class StoreDeployments:
     def close(self) -> None:
         """Let go of all models."""
         for deployment in self.live.values():
-            for served in deployment.versions.values():
-                _close(served)
+            deployment.close()
         for _, served in self._retiring:
-            _close(served)
+            served.close()
 
     def _names(self) -> list[str]:
         there = self._objects.folders("models/")
@@ -254,7 +258,7 @@ class StoreDeployments:
         """Close what was replaced so long ago that no request can still be at it."""
         now_s = time.monotonic()
         for _, served in [pair for pair in self._retiring if pair[0] < now_s]:
-            _close(served)
+            served.close()
         self._retiring = [pair for pair in self._retiring if pair[0] >= now_s]
 
     def _version(
@@ -269,10 +273,7 @@ class StoreDeployments:
         readers = self._readers(manifest)
         try:
             folder = versions.fetch(self._objects, manifest, self._cache)
-            loaded, functions = load_version(manifest, folder), load_on_demand(manifest, folder)
-            served = Served(manifest, loaded, reader=readers[0], functions=functions, heuristics=readers[1])
-            served.golden = golden_cases(folder)
-            prove(served, served.golden, self._clock)
+            served = self._proven(manifest, folder, readers)
         except UnavailableError:
             raise
         except TowpathError as error:
@@ -283,6 +284,25 @@ class StoreDeployments:
             fallen.problem = error.what
             return manifest, None, fallen
         return manifest, served, None
+
+    def _proven(self, manifest: Manifest, folder: Path, readers: tuple[Reader | None, Reader | None]) -> Served:
+        """The version, loaded where it belongs and with its golden cases answered."""
+        functions = load_on_demand(manifest, folder)
+        loaded = self._opened(manifest, folder)
+        try:
+            served = Served(manifest, loaded, reader=readers[0], functions=functions, heuristics=readers[1])
+            served.golden = golden_cases(folder)
+            prove(served, served.golden, self._clock)
+            served.join(rows_worth_joining(served))
+        except BaseException:
+            loaded.close()
+            raise
+        return served
+
+    def _opened(self, manifest: Manifest, folder: Path) -> Model:
+        own_s = own_seconds(manifest.serving.timeout_ms / 1e3, kept_seconds(manifest.fallback))
+        environments = self._cache.parent / "environments"
+        return open_version(manifest, folder, environments=environments, own_s=own_s, spare=self._spare)
 
     def _readers(self, manifest: Manifest) -> tuple[Reader | None, Reader | None]:
         """Of its features, and of what the ``sql`` links of its chain answer."""
@@ -313,8 +333,3 @@ def _wanted(state: TrafficState) -> list[int]:
 
 def _entry_path(model: str, revision: int) -> str:
     return f"models/{model}/log/{revision:06d}.json"
-
-
-def _close(served: Served) -> None:
-    served.close_lanes()
-    served.model.close()

@@ -50,7 +50,7 @@ def prove(served: Served, cases: Sequence[GoldenCase], clock: Clock) -> None:
         try:
             prepared = served.whole(served.from_rows([case.request], now_us))
             known = prepared.missing is None or not any(prepared.missing)
-            answer = next(iter(served.model.predict(prepared.columns).values())).tolist()[0]
+            answer = next(iter(served.loaded.predict(prepared.columns).values())).tolist()[0]
             if not known and case.answer is UNSET:
                 answer = (
                     0.0  # features of a key that is not online here: the model ran, and that is all that can be asked

@@ -1,10 +1,8 @@
 """HTTP: one bare ASGI callable. What is asked once per request is bound once per server."""
 
-import asyncio
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -13,11 +11,8 @@ import orjson
 
 from towpath.clock import Clock
 from towpath.errors import (
-    CallerError,
     DeniedError,
     InputError,
-    QuotaError,
-    RetryError,
     TooLargeError,
     TowpathError,
     UnavailableError,
@@ -26,24 +21,37 @@ from towpath.errors import (
 )
 from towpath.features import View
 from towpath.journal.record import Outcome, OutcomeRow
-from towpath.serving import oip
+from towpath.serving import invocations, oip
 from towpath.serving.access import AccessLog
 from towpath.serving.answer import WireError
-from towpath.serving.answered import Answered, Ask
+from towpath.serving.answered import Ask
+from towpath.serving.bodies import Given, Receive, checked_rows, rows_of, throw_away, whole_body
+from towpath.serving.compression import ENOUGH_BYTES, accepted, compressed
 from towpath.serving.deployment import Deployment
 from towpath.serving.infer import (
+    NUMBER_DIGITS,
+    answer_of,
     ask_of,
+    header_timeout_s,
+    in_thread,
+    model_config,
     model_metadata,
     server_metadata,
+    shorter,
     tensors_of,
     towpath_parameters,
+    version,
     version_of,
 )
 from towpath.serving.limits import Limits
 from towpath.serving.manage import Manager, ManagerDoor, Switched, no_manager
 from towpath.serving.metrics import Meter
+from towpath.serving.openapi import Documents
 from towpath.serving.push import Pusher, pushed_views, view_called
+from towpath.serving.repository import Repository, unloaded
 from towpath.serving.responder import Responder
+from towpath.serving.schemas import again_s, status_of
+from towpath.serving.statistics import Statistics
 from towpath.serving.turn import Turn
 from towpath.settings import ServingSettings
 from towpath.traffic import Caller, Consumers
@@ -52,16 +60,14 @@ __all__ = ["App", "Health", "OutcomeWriter"]
 
 _log = logging.getLogger("towpath.serving")
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _BINARY = (b"content-type", b"application/octet-stream")
-_DRAIN_S = 2.0
-"""How long a body that was refused is still read and thrown away, so that the caller sees the answer, not a reset."""
 _ID_CHARACTERS = 128
-_PLAIN_PATHS = frozenset({"/metrics", "/health", "/health/ready"})
+_PLAIN_PATHS = frozenset({"/metrics", "/health", "/health/ready", "/ping", "/version"})
 _PATHS = (
     "/predict/<model>",
     "/outcomes/<model>",
@@ -70,6 +76,12 @@ _PATHS = (
     "/revive/<model>",
     "/v2",
     "/v2/models/<model>/infer",
+    "/openapi.json",
+    "/docs",
+    "/v2/models/stats",
+    "/v2/repository/index",
+    "/invocations",
+    "/ping",
     "/metrics",
     "/health",
 )
@@ -114,6 +126,8 @@ class App:
         pusher: Takes feature rows; none where there is no online store.
         manager: Kills and revives; none where there is no log.
         door: Says who may manage.
+        statistics: Counts by version; a new one unless given.
+        repository: Loads and unloads; made of `door` and `manager` unless given.
         access: Takes a line for each request; none where nobody asked for it.
         clock: Dates outcomes.
         insecure_open: Said in the metadata.
@@ -131,6 +145,8 @@ class App:
         pusher: Pusher | None = None,
         manager: Manager | None = None,
         door: ManagerDoor | None = None,
+        statistics: Statistics | None = None,
+        repository: Repository | None = None,
         access: AccessLog | None = None,
         clock: Clock,
         insecure_open: bool = False,
@@ -149,7 +165,16 @@ class App:
         self._access = access
         self._clock = clock
         self._insecure_open = insecure_open
-        self._posts = {"outcomes": self._outcome, "features": self._push, "kill": self._kill, "revive": self._revive}
+        self._documents = Documents(lambda: responder.deployments.live, consumers, insecure_open=insecure_open)
+        self._statistics = statistics or Statistics(clock=clock)
+        self._repository = repository or Repository(self._door, manager)
+        self._posts = {
+            "outcomes": self._outcome,
+            "features": self._push,
+            "kill": self._kill,
+            "revive": self._revive,
+            "invocations": self._invoked,
+        }
         self._encode = msgspec.json.Encoder().encode
         self._turn = Turn()
         self.limits = Limits.of(settings)
@@ -165,7 +190,7 @@ class App:
             out.append((b"connection", b"close"))
             await send({"type": "http.response.start", "status": status, "headers": out})
             await send({"type": "http.response.body", "body": body, "more_body": True})
-            await _throw_away(receive)
+            await throw_away(receive)
             await send({"type": "http.response.body", "body": b""})
             return
         await send({"type": "http.response.start", "status": status, "headers": out})
@@ -177,7 +202,7 @@ class App:
         return self._encode(WireError(error=error.what, code=error.code, mend=error.mend))
 
     async def respond(
-        self, method: str, path: str, headers: Mapping[bytes, bytes], given: "bytes | Receive"
+        self, method: str, path: str, headers: Mapping[bytes, bytes], given: Given
     ) -> tuple[int, bytes, Headers]:
         """Answer one request; whatever goes wrong is an answer, too.
 
@@ -207,6 +232,9 @@ class App:
                 ),
                 headers,
             )
+        if len(body) >= ENOUGH_BYTES and (encoding := accepted(headers)):
+            body = await compressed(body, encoding)
+            more += [(b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
         out: Headers = [(b"content-length", b"%d" % len(body)), *more]
         if request_id:
             out.append((b"x-request-id", request_id.encode()))
@@ -227,7 +255,7 @@ class App:
         return status, b"" if method == "HEAD" else body, out
 
     async def _route(
-        self, method: str, path: str, headers: Mapping[bytes, bytes], given: "bytes | Receive", request_id: str
+        self, method: str, path: str, headers: Mapping[bytes, bytes], given: Given, request_id: str
     ) -> tuple[int, bytes, Headers]:
         if path.startswith("/predict/"):
             _only(method, "POST", path)
@@ -235,54 +263,73 @@ class App:
         if path == "/v2" or path.startswith("/v2/"):
             return await self._oip(path, method, given, headers, request_id)
         door, slash, name = path[1:].partition("/")
-        posted = self._posts.get(door) if slash else None
+        posted = self._posts.get(door) if slash or door == "invocations" else None
         if posted is not None:
             _only(method, "POST", path)
             return await posted(name, given, headers)
+        if path.startswith(("/openapi", "/docs")):
+            _only(method, "GET", path)
+            document, kind = self._documents.get(path, headers.get(b"authorization"))
+            return 200, document, [(b"content-type", kind)]
         if path not in _PLAIN_PATHS:
             raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
         _only(method, "GET", path)
         if path == "/metrics":
             self._health.measure(self._meter)
-            return 200, self._meter.text(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-        return (200 if self._health.ready else 503), orjson.dumps(self._health.says), [_JSON]
+            # in a thread: adding up a thousand numbers of each worker takes tens of milliseconds
+            return (
+                200,
+                await in_thread(self._meter.text),
+                [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")],
+            )
+        if path == "/version":
+            return 200, version().encode(), [_TEXT]
+        ready = 200 if self._health.ready else 503
+        return (ready, b"\n", [_TEXT]) if path == "/ping" else (ready, orjson.dumps(self._health.says), [_JSON])
 
     async def _predict(
-        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes], request_id: str
+        self, model: str, given: Given, headers: Mapping[bytes, bytes], request_id: str
     ) -> tuple[int, bytes, Headers]:
         caller = self._consumers.admit(headers.get(b"authorization"), "predict", model)
         self._responder.deployment(model)  # an unknown model is refused before its body is read
-        rows = _rows_of(oip.decode_json(await self._body(given, headers)))
-        if len(rows) > self._max_rows:
-            raise TooLargeError(
-                f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
-            )
+        rows = rows_of(oip.decode_json(await self._body(given, headers)))
+        checked_rows(len(rows), self._max_rows)
         caller.take_rows(len(rows))
         ask = Ask(
             rows=rows,
             consumer=caller.name,
             request_id=request_id,
-            timeout_s=_timeout_s(headers),
+            timeout_s=header_timeout_s(headers.get(b"towpath-timeout-ms")),
             since_s=self._turn.since_s(),
         )
         # asked for again: a slow body may have outlived a promotion
-        answered = await self._answered(self._responder.deployment(model), ask)
+        answered = await answer_of(self._responder, self._responder.deployment(model), ask, self._statistics)
         return 200, self._encode(answered.answer()), [_JSON]
 
-    async def _answered(self, deployment: Deployment, ask: Ask) -> Answered:
-        steps = self._responder.steps(deployment, ask)
-        try:
-            call = next(steps)
-        except StopIteration as done:  # the model was called inline and nothing had to wait
-            answered = cast("Answered", done.value)
-        else:
-            answered = await self._responder.waited(steps, call)
-        if answered.unanswered:
-            raise answered.error()
-        return answered
+    async def _invoked(self, name: str, given: Given, headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
+        model = invocations.model_named(name, self._responder.deployments.live)
+        caller = self._consumers.admit(headers.get(b"authorization"), "predict", model)
+        self._responder.deployment(model)
+        body = await self._body(given, headers)
+        deployment = self._responder.deployment(model)
+        sent = invocations.read(deployment, body, headers.get(b"content-type", b""))
+        checked_rows(sent.rows_count, self._max_rows)
+        caller.take_rows(sent.rows_count)
+        given_id = headers.get(b"x-request-id")
+        ask = Ask(
+            rows=sent.rows,
+            columns=sent.columns,
+            rows_count=sent.rows_count,
+            consumer=caller.name,
+            request_id=_readable(given_id) if given_id is not None else "",
+            timeout_s=header_timeout_s(headers.get(b"towpath-timeout-ms")),
+            since_s=self._turn.since_s(),
+        )
+        answered = await answer_of(self._responder, deployment, ask, self._statistics)
+        return 200, self._encode(invocations.answer_form(answered)), [_JSON]
 
     async def _oip(
-        self, path: str, method: str, given: "bytes | Receive", headers: Mapping[bytes, bytes], request_id: str
+        self, path: str, method: str, given: Given, headers: Mapping[bytes, bytes], request_id: str
     ) -> tuple[int, bytes, Headers]:
         parts = path.strip("/").split("/")[1:]
         match parts:
@@ -293,6 +340,11 @@ class App:
                 return 200, b'{"live":true}', [_JSON]
             case ["health", "ready"]:
                 return _ready(ready=self._health.ready)
+            case ["models", "stats"] if "stats" not in self._responder.deployments.live:
+                return await self._told(self._responder.deployments.live.values(), None)
+            case ["repository", *rest]:
+                _only(method, "POST", path)
+                return await self._repository_call(path, rest, given, headers)
             case ["models", model, *rest]:
                 version, rest = (rest[1], rest[2:]) if len(rest) > 1 and rest[0] == "versions" else ("", rest)
                 return await self._oip_model(model, version, rest, method, given, headers, request_id)
@@ -305,7 +357,7 @@ class App:
         version: str,
         rest: list[str],
         method: str,
-        given: "bytes | Receive",
+        given: Given,
         headers: Mapping[bytes, bytes],
         request_id: str,
     ) -> tuple[int, bytes, Headers]:
@@ -321,12 +373,45 @@ class App:
         deployment = self._responder.deployment(model)
         number = version_of(deployment, version)
         if rest == ["ready"]:
-            return _ready(ready=self._health.ready and (deployment.ready if number is None else True))
+            ready = self._health.ready and (deployment.ready if number is None else True)
+            return _ready(ready=ready and not unloaded(deployment))
+        if rest == ["config"]:
+            return 200, orjson.dumps(model_config(deployment, max_rows=self._max_rows)), [_JSON]
+        if rest == ["stats"]:
+            return await self._told([deployment], number)
         if rest:
             raise UnknownError(
-                f"There is no '{'/'.join(rest)}' of a model.", mend="infer, ready, or nothing for metadata"
+                f"There is no '{'/'.join(rest)}' of a model.",
+                mend="infer, ready, config, stats, or nothing for metadata",
             )
         return 200, orjson.dumps(model_metadata(deployment)), [_JSON]
+
+    async def _told(self, deployments: Iterable[Deployment], version: int | None) -> tuple[int, bytes, Headers]:
+        found = await in_thread(self._statistics.of, deployments, version)
+        return 200, orjson.dumps({"model_stats": found}), [_JSON]
+
+    async def _repository_call(
+        self, path: str, rest: list[str], given: Given, headers: Mapping[bytes, bytes]
+    ) -> tuple[int, bytes, Headers]:
+        if rest == ["index"]:
+            asked = oip.decode_object(await self._body(given, headers))
+            only_ready = bool(asked.get("ready", False))
+            return (
+                200,
+                orjson.dumps(self._repository.index(self._responder.deployments.live.values(), only_ready=only_ready)),
+                [_JSON],
+            )
+        change = {"load": self._repository.load, "unload": self._repository.unload}.get(rest[-1]) if rest else None
+        if change is None or rest[0] != "models" or len(rest) != 3:  # noqa: PLR2004 - models/<model>/load
+            raise UnknownError(
+                f"There is no '{path}'{nearest(path, _PATHS)}", mend="index, models/<model>/load or unload"
+            )
+        model = rest[1]
+        by = self._repository.admit(headers.get(b"authorization"), model, from_page=b"origin" in headers)
+        deployment = self._responder.deployment(model)
+        asked = oip.decode_object(await self._body(given, headers))
+        await in_thread(partial(change, deployment, oip.parameters_of(asked), by=by))
+        return 200, b"{}", [_JSON]
 
     async def _infer(
         self,
@@ -344,10 +429,13 @@ class App:
             consumer=caller.name,
             request_id=request_id or request.id,
             version=version,
-            timeout_s=_timeout_s(headers),
+            timeout_s=shorter(
+                header_timeout_s(headers.get(b"towpath-timeout-ms")), oip.timeout_s_of(request.parameters)
+            ),
             since_s=self._turn.since_s(),
         )
-        answered = await self._answered(deployment, ask)
+        caller.take_rows(ask.rows_count)
+        answered = await answer_of(self._responder, deployment, ask, self._statistics)
         answerer = answered.versions[0]
         head: dict[str, Any] = {
             "model_name": deployment.model,
@@ -362,9 +450,7 @@ class App:
             return 200, body, [_JSON]
         return 200, body, [_BINARY, (b"inference-header-content-length", b"%d" % head_bytes)]
 
-    async def _outcome(
-        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
-    ) -> tuple[int, bytes, Headers]:
+    async def _outcome(self, model: str, given: Given, headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
         from towpath.journal.outcomes import outcome_rows
 
         caller = self._consumers.admit(headers.get(b"authorization"), "outcomes", model)
@@ -384,11 +470,10 @@ class App:
             posted, project=deployment.project, model=model, consumer=caller.name, arrived_at=self._clock.now()
         )
         self._outcomes.outcomes(rows)
+        self._meter.outcomes(model, caller.name, len(rows))
         return 202, orjson.dumps({"accepted": len(rows)}), [_JSON]
 
-    async def _push(
-        self, name: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
-    ) -> tuple[int, bytes, Headers]:
+    async def _push(self, name: str, given: Given, headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
         caller = self._consumers.admit(headers.get(b"authorization"), "features")
         live = self._responder.deployments.live
         if self._pushed[0] is not live:  # a mapping that was replaced: some model changed, and perhaps what it reads
@@ -396,108 +481,51 @@ class App:
         views = view_called(self._pushed[1], name)
         if self._pusher is None:
             raise UnavailableError("This server has no online store.", mend="push to one that serves an object store")
-        rows = _rows_of(oip.decode_json(await self._body(given, headers)), objects=False)
-        if len(rows) > self._max_rows:
-            raise TooLargeError(
-                f"The request has {len(rows)} rows (limit {self._max_rows}).", mend="send several requests"
-            )
+        rows = rows_of(oip.decode_json(await self._body(given, headers)), objects=False)
+        checked_rows(len(rows), self._max_rows)
         caller.take_rows(len(rows))
         # in a thread: the online store waits for its disk or its network, and answers must not wait with it
         push = partial(self._pusher.push, views, rows, consumer=caller.name)
-        answer = await asyncio.get_running_loop().run_in_executor(None, push)
+        answer = await in_thread(push)
         return 200, self._encode(answer), [_JSON]
 
-    async def _kill(
-        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
-    ) -> tuple[int, bytes, Headers]:
+    async def _kill(self, model: str, given: Given, headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
         return await self._managed(Manager.kill, model, given, headers)
 
-    async def _revive(
-        self, model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
-    ) -> tuple[int, bytes, Headers]:
+    async def _revive(self, model: str, given: Given, headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
         return await self._managed(Manager.revive, model, given, headers)
 
     async def _managed(
-        self, change: Callable[..., Switched], model: str, given: "bytes | Receive", headers: Mapping[bytes, bytes]
+        self, change: Callable[..., Switched], model: str, given: Given, headers: Mapping[bytes, bytes]
     ) -> tuple[int, bytes, Headers]:
         by = self._door.admit(headers.get(b"authorization"), model, from_page=b"origin" in headers)
         if self._manager is None:
             raise no_manager()
         deployment = self._responder.deployment(model)
         done = partial(change, self._manager, deployment, await self._body(given, headers), by=by)
-        answer = await asyncio.get_running_loop().run_in_executor(None, done)  # it waits for the store
+        answer = await in_thread(done)  # it waits for the store
         return 200, self._encode(answer), [_JSON]
 
-    async def _body(self, given: "bytes | Receive", headers: Mapping[bytes, bytes]) -> bytes:
-        """The whole body; refused from its length before it is read, else as soon as it has grown too large."""
-        limit = self._max_body_bytes
-        if isinstance(given, bytes):
-            if len(given) > limit:
-                raise _too_large(len(given), limit)
-            return given
-        receive = given
-        declared = headers.get(b"content-length")
-        if declared is not None and int(declared) > limit:
-            raise _too_large(int(declared), limit)
-        message = await receive()
-        if not message.get("more_body"):
-            return message.get("body", b"")
-        parts, size = [message.get("body", b"")], len(message.get("body", b""))
-        while message.get("more_body"):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise InputError("The caller went away.")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
-                raise _too_large(size, limit)
-        return b"".join(parts)
+    async def _body(self, given: Given, headers: Mapping[bytes, bytes]) -> bytes:
+        return await whole_body(given, headers, self._max_body_bytes)
 
     def _refused(self, error: TowpathError, headers: Mapping[bytes, bytes]) -> tuple[int, bytes, Headers]:
         self._meter.refused(error.code, self._consumers.name_of(headers.get(b"authorization")))
-        status = (
-            error.status if isinstance(error, CallerError | RetryError) or error.status == TooLargeError.status else 503
-        )
+        status = status_of(type(error))
         more: Headers = [_JSON]
-        if status == UnavailableError.status:
-            more.append((b"retry-after", b"1"))
-        if isinstance(error, QuotaError):
-            more.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
+        again = again_s(error)
+        if again is not None:
+            more.append((b"retry-after", b"%d" % again))
         if isinstance(error, DeniedError):
             more.append((b"www-authenticate", b"Bearer"))
         return status, self._encode(WireError(error=error.what, code=error.code, mend=error.mend)), more
-
-
-def _rows_of(body: Any, *, objects: bool = True) -> list[Any]:
-    """``{"rows": [...]}``, a list of rows, or one row; all of them `objects`, unless the caller looks at each row itself."""
-    if isinstance(body, dict):
-        rows = cast("dict[str, Any]", body).get("rows")
-        body = cast("Any", [body]) if rows is None else rows
-    if not isinstance(body, list):
-        raise InputError("The body is neither rows nor one row.", mend='send {"rows": [{"column": value}]}')
-    rows = cast("list[Any]", body)
-    if not rows:
-        raise InputError("Field 'rows' is empty.", mend="send at least one row")
-    for number, row in enumerate(rows if objects else ()):
-        if not isinstance(row, dict):
-            raise InputError(f"Row {number} of 'rows' is no JSON object.", mend='send {"rows": [{"column": value}]}')
-    return rows
-
-
-def _timeout_s(headers: Mapping[bytes, bytes]) -> float | None:
-    text = headers.get(b"towpath-timeout-ms")
-    if text is None:
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError("The header 'Towpath-Timeout-Ms' is no whole number of milliseconds above 0.")
-    return int(text) / 1e3
 
 
 def _head_bytes(headers: Mapping[bytes, bytes]) -> int | None:
     text = headers.get(b"inference-header-content-length")
     if text is None:
         return None
-    if not text.isdigit():
+    if not text.isdigit() or len(text) > NUMBER_DIGITS:
         raise InputError("The header 'Inference-Header-Content-Length' is no whole number.")
     return int(text)
 
@@ -515,21 +543,3 @@ def _only(method: str, allowed: str, path: str) -> None:
 
 def _ready(*, ready: bool) -> tuple[int, bytes, Headers]:
     return (200, b'{"ready":true}', [_JSON]) if ready else (503, b'{"ready":false}', [_JSON])
-
-
-def _too_large(size: int, limit: int) -> TooLargeError:
-    return TooLargeError(
-        f"The body has {size:,} bytes or more (limit {limit:,}).",
-        mend="send fewer rows, or raise serving.max_body_bytes",
-    )
-
-
-async def _throw_away(receive: Receive) -> None:
-    until = time.monotonic() + _DRAIN_S
-    while time.monotonic() < until:
-        try:
-            message = await asyncio.wait_for(receive(), timeout=until - time.monotonic())
-        except TimeoutError:
-            return
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return

@@ -1,9 +1,11 @@
 """The Open Inference Protocol over our own answers, for HTTP and gRPC alike: metadata, tensors in, tensors out."""
 
+import asyncio
 import importlib.metadata
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -11,14 +13,31 @@ from towpath.errors import InputError, TooLargeError, UnknownError
 from towpath.serving.answered import Answered, Ask
 from towpath.serving.deployment import Deployment
 from towpath.serving.oip import DTYPES, InferRequest, Tensor, tensor
+from towpath.serving.responder import Responder
 from towpath.serving.served import Served
+from towpath.serving.statistics import Statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from towpath.models.manifest import Field
 
-__all__ = ["ask_of", "described", "model_metadata", "server_metadata", "tensors_of", "towpath_parameters", "version_of"]
+__all__ = [
+    "NUMBER_DIGITS",
+    "answer_of",
+    "ask_of",
+    "described",
+    "header_timeout_s",
+    "in_thread",
+    "model_config",
+    "model_metadata",
+    "server_metadata",
+    "shorter",
+    "tensors_of",
+    "towpath_parameters",
+    "version",
+    "version_of",
+]
 
 _ARROW_DATATYPES = {
     "double": "FP64",
@@ -28,12 +47,20 @@ _ARROW_DATATYPES = {
     **{f"{sign}int{bits}": f"{sign}INT{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 """Arrow's name → OIP's; everything else (text, times) travels as BYTES."""
-_EXTENSIONS = ["binary_tensor_data"]
+NUMBER_DIGITS = 12
+"""Of a number in a header: `int` refuses 5,000 of them, and a float has no room for 400."""
+_EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+]
 
 
 def server_metadata(*, insecure_open: bool) -> dict[str, Any]:
     """``GET /v2``."""
-    metadata: dict[str, Any] = {"name": "towpath", "version": _version(), "extensions": _EXTENSIONS}
+    metadata: dict[str, Any] = {"name": "towpath", "version": version(), "extensions": _EXTENSIONS}
     if insecure_open:
         metadata["insecure_open"] = True
     return metadata
@@ -61,6 +88,55 @@ def model_metadata(deployment: Deployment) -> dict[str, Any]:
     }
 
 
+def model_config(deployment: Deployment, *, max_rows: int) -> dict[str, Any]:
+    """``GET /v2/models/<model>/config``: the metadata in Triton's words.
+
+    ``max_batch_size`` is 0, which says that ``dims`` are whole, the rows among them; how many rows a request may have is a parameter.
+    """
+    metadata = model_metadata(deployment)
+
+    def tensors(kind: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": one["name"],
+                "data_type": f"TYPE_{'STRING' if one['datatype'] == 'BYTES' else one['datatype']}",
+                "dims": one["shape"],
+            }
+            for one in metadata[kind]
+        ]
+
+    parameters = {"max_rows": str(max_rows), **{name: str(value) for name, value in metadata["parameters"].items()}}
+    return {
+        "name": deployment.model,
+        "platform": metadata["platform"],
+        "backend": "towpath",
+        "max_batch_size": 0,
+        "input": tensors("inputs"),
+        "output": tensors("outputs"),
+        "parameters": {name: {"string_value": value} for name, value in parameters.items()},
+    }
+
+
+def header_timeout_s(text: "str | bytes | None") -> float | None:
+    """The caller's own deadline, from ``Towpath-Timeout-Ms``.
+
+    Raises:
+        InputError: It is no whole number above 0.
+    """
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS and int(text)):  # '¹' is a digit, too
+        raise InputError("The header 'Towpath-Timeout-Ms' is no whole number of milliseconds above 0.")
+    return int(text) / 1e3
+
+
+def shorter(one_s: float | None, other_s: float | None) -> float | None:
+    """Which of two deadlines comes first; none where there is neither."""
+    if one_s is None or other_s is None:
+        return other_s if one_s is None else one_s
+    return min(one_s, other_s)
+
+
 def _inputs(served: Served) -> list[dict[str, Any]]:
     """What a caller sends: keys, columns that on-demand features read, and inputs that nobody else gives."""
     manifest, own = served.manifest, served.manifest.project
@@ -86,7 +162,7 @@ def version_of(deployment: Deployment, text: str) -> int | None:
     """
     if not text:
         return None
-    if not text.isdigit() or int(text) not in deployment.versions:
+    if text not in map(str, deployment.versions):  # never `int`: '¹' is a digit, and 5,000 of them are none
         loaded = ", ".join(str(version) for version in sorted(deployment.versions)) or "none"
         raise UnknownError(f"Version '{text}' of '{deployment.model}' is not served; loaded: {loaded}.")
     return int(text)
@@ -101,7 +177,9 @@ def ask_of(deployment: Deployment, request: InferRequest, *, max_rows: int, **mo
     """
     columns = {one.name: one.array for one in request.tensors}
     if len(columns) != len(request.tensors):
-        raise InputError("Two inputs have the same name.")
+        names = [one.name for one in request.tensors]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"Two inputs have the name '{twice}'.")
     if any(array.ndim == 0 for array in columns.values()):
         name = next(name for name, array in columns.items() if array.ndim == 0)
         raise InputError(f"Input '{name}' has no dimension; the first one is the row.")
@@ -114,6 +192,32 @@ def ask_of(deployment: Deployment, request: InferRequest, *, max_rows: int, **mo
     if rows > max_rows:
         raise TooLargeError(f"The request has {rows} rows (limit {max_rows}).", mend="send several requests")
     return Ask(columns=columns, rows_count=rows, **more)
+
+
+async def answer_of(responder: Responder, deployment: Deployment, ask: Ask, statistics: Statistics) -> Answered:
+    """The answer, counted.
+
+    Raises:
+        TowpathError: Not one row has one.
+    """
+    steps = responder.steps(deployment, ask)
+    try:
+        call = next(steps)
+    except StopIteration as done:  # the model was called inline and nothing had to wait
+        answered = cast("Answered", done.value)
+        statistics.answered(deployment, answered)
+    else:
+        began_s = time.perf_counter()
+        answered = await responder.waited(steps, call)
+        statistics.answered(deployment, answered, max(0.0, getattr(call, "started_s", 0.0) - began_s))
+    if answered.unanswered:
+        raise answered.error()
+    return answered
+
+
+async def in_thread(function: Callable[..., Any], *given: Any) -> Any:
+    """Call what waits for a disk or a store, while the event loop goes on."""
+    return await asyncio.get_running_loop().run_in_executor(None, function, *given)
 
 
 def tensors_of(deployment: Deployment, answered: Answered) -> list[Tensor]:
@@ -148,7 +252,8 @@ def towpath_parameters(answered: Answered) -> dict[str, Any]:
 
 
 @cache
-def _version() -> str:
+def version() -> str:
+    """Of Towpath."""
     return importlib.metadata.version("towpath")
 
 

@@ -1,6 +1,7 @@
-"""Management over the wire: who may, and the two things it does to a running fleet, kill and revive."""
+"""Management over the wire: who may, and what it writes into the log of a running fleet: kill, revive, load, unload."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -9,6 +10,7 @@ from msgspec import Meta
 from towpath.clock import Clock
 from towpath.errors import ForbiddenError, InputError, UnavailableError, UnknownError, nearest
 from towpath.registry import history, versions
+from towpath.registry.log import Event, TrafficState
 from towpath.serving.deployment import Deployment
 from towpath.stores.objects import Objects
 from towpath.traffic import Consumers
@@ -122,6 +124,26 @@ class Manager:
             InputError: The body is wrong.
         """
         return self._done(history.revive, deployment.model, _read(body), by)
+
+    def write(
+        self, model: str, kind: str, change: Callable[[TrafficState], TrafficState], *, by: str, because: str
+    ) -> None:
+        """Add an entry that is right whatever landed since, and follow it here; may block.
+
+        Args:
+            model: Whose log.
+            kind: Of the event.
+            change: The state before → the state after.
+            by: Whose key it was.
+            because: Why.
+        """
+        event = Event(kind=kind, at=self.now(), by=by, because=because)
+        history.append(self._objects, model, event, change, on=0, commutes=True)
+        self._follow()
+
+    def now(self) -> datetime:
+        """What entries are dated with."""
+        return self._clock.now()
 
     def _done(self, change: Callable[..., Any], model: str, switch: Switch, by: str) -> Switched:
         entry = change(

@@ -1,14 +1,18 @@
 """What Prometheus scrapes: counts and latencies, each child bound once."""
 
 import os
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from towpath.serving.slots import SlotFiles
 from towpath.types import Reason
 
 __all__ = ["Meter"]
 
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1_024)
 _LABEL_SETS = 1_000
 """Beyond so many label sets the rest is counted as ``other``: a caller must not be able to fill the memory."""
 
@@ -30,18 +34,27 @@ class Meter:
 
         self._folder = folder
         if folder is not None:
-            from prometheus_client import metrics, values
+            from prometheus_client import metrics
 
-            values_of_slot = cast("Any", values).MultiProcessValue(process_identifier=lambda: slot)
-            metrics.values.ValueClass = values_of_slot
+            cast("Any", metrics).values.ValueClass = SlotFiles(folder, slot).value()
         self.registry: CollectorRegistry = CollectorRegistry()
         labels = ("model", "version", "source", "reason", "consumer")
         self._rows: Counter = Counter("towpath_rows", "Rows answered.", labels, registry=self.registry)
+        self._requests: Counter = Counter(
+            "towpath_requests", "Requests answered.", ("model", "protocol", "consumer"), registry=self.registry
+        )
         self._latency: Histogram = Histogram(
             "towpath_answer_seconds",
             "Time of a whole answer.",
             ("model", "protocol"),
             buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._batches: Histogram = Histogram(
+            "towpath_batch_rows",
+            "Rows of several requests that one call of the model answered; of models whose requests are joined.",
+            ("model", "version"),
+            buckets=_BATCH_ROWS,
             registry=self.registry,
         )
         self._errors: Counter = Counter(
@@ -64,6 +77,33 @@ class Meter:
             "Feature rows that were pushed: accepted, unchanged (they stand online as they are said), or refused.",
             ("view", "outcome", "consumer"),
             registry=self.registry,
+        )
+        self._outcomes: Counter = Counter(
+            "towpath_outcomes", "Outcomes kept.", ("model", "consumer"), registry=self.registry
+        )
+        self._ready = Gauge(
+            "towpath_ready", "Workers that are ready.", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self._able = Gauge(
+            "towpath_model_ready",
+            "Whether the champion is loaded, proven and its circuit closed, in every worker.",
+            ("model",),
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self._champion = Gauge(
+            "towpath_champion",
+            "Number of the version that is champion; 0 for none.",
+            ("model", "project", "team", "tier"),
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self._wait = Gauge(
+            "towpath_waiting_seconds",
+            "How long what waits for a thread will take, judging by the last calls; of the worker where it is longest.",
+            ("model", "version"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
         )
         self._dropped = Gauge(
             "towpath_journal_dropped",
@@ -98,39 +138,71 @@ class Meter:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        self._error_children: dict[tuple[str, str], Any] = {}
+        self._processes = Gauge(
+            "towpath_model_processes",
+            "Processes of models in their own that answer.",
+            ("model", "version"),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self._restarts = Gauge(
+            "towpath_model_process_ends",
+            "How often the process of a model ended and another took its place, in living workers.",
+            ("model", "version"),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self._children: dict[tuple[Any, ...], Any] = {}
+        self._notes: dict[tuple[str, str, str], Callable[[float], None]] = {}
         self._row_children: dict[tuple[Any, ...], Any] = {}
-        self._latency_children: dict[tuple[str, str], Any] = {}
-        self._pushed_children: dict[tuple[str, str, str], Any] = {}
+        self._versions: set[tuple[str, str]] = set()
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Metric, without the ending of counters, → the names of its labels."""
+        found = [one for one in vars(self).values() if hasattr(one, "_labelnames")]
+        return {one._name: tuple(one._labelnames) for one in found}  # noqa: SLF001 - it has no door to them
 
     def rows(self, model: str, version: int | None, source: str, reason: Reason, consumer: str, count: int) -> None:
         """Count rows of one origin."""
         key = (model, version, source, reason, consumer)
         child = self._row_children.get(key)
         if child is None:
-            if len(self._row_children) >= _LABEL_SETS:
-                consumer = "other"
-            child = self._rows.labels(model, "" if version is None else str(version), source, reason, consumer).inc
-            self._row_children[key] = child
-        child(count)
+            labels = (model, "" if version is None else str(version), source, reason)
+            child = self._bound(self._row_children, key, self._rows, labels, consumer)
+        child._value.inc(count)  # noqa: SLF001 - `inc` looks first whether a counter may count
 
-    def answered(self, model: str, protocol: str, seconds: float) -> None:
-        """Note how long an answer took."""
-        key = (model, protocol)
-        child = self._latency_children.get(key)
+    def answered(self, model: str, protocol: str, seconds: float, consumer: str) -> None:
+        """Count a request, and note how long its answer took."""
+        key = (model, protocol, consumer)
+        note = self._notes.get(key)
+        if note is None:
+            requests = self._bound(self._children, ("requests", *key), self._requests, key[:2], consumer)
+            note = _noting(requests, self._latency.labels(model, protocol))
+            if len(self._notes) < _LABEL_SETS:
+                self._notes[key] = note
+        note(seconds)
+
+    def joined(self, model: str, version: int | None, rows: int) -> None:
+        """Note how many rows of several requests one call answered."""
+        key = ("joined", model, version)
+        child = self._children.get(key)
         if child is None:
-            child = self._latency_children[key] = self._latency.labels(model, protocol).observe
-        child(seconds)
+            labels = (model, "" if version is None else str(version))
+            child = self._children[key] = self._batches.labels(*labels)
+        child.observe(rows)
 
     def refused(self, code: str, consumer: str) -> None:
         """Count a request that got an error instead of an answer; `consumer` is empty where nobody was recognised."""
-        key = (code, consumer)
-        child = self._error_children.get(key)
-        if child is None:
-            if len(self._error_children) >= _LABEL_SETS:
-                consumer = "other"
-            child = self._error_children[key] = self._errors.labels(code, consumer).inc
-        child()
+        key = ("refused", code, consumer)
+        child = self._children.get(key) or self._bound(self._children, key, self._errors, (code,), consumer)
+        child.inc()
+
+    def outcomes(self, model: str, consumer: str, rows: int) -> None:
+        """Count outcomes that were kept."""
+        key = ("outcomes", model, consumer)
+        child = self._children.get(key) or self._bound(self._children, key, self._outcomes, (model,), consumer)
+        child.inc(rows)
 
     def on_demand_missing(self, model: str, view: str, why: str, rows: int) -> None:
         """Count rows that an on-demand function gave nothing for."""
@@ -143,24 +215,65 @@ class Meter:
     def pushed(self, view: str, consumer: str, *, accepted: int, unchanged: int, refused: int) -> None:
         """Count the rows of one push by what became of them."""
         for outcome, rows in (("accepted", accepted), ("unchanged", unchanged), ("refused", refused)):
-            key = (view, outcome, consumer)
-            child = self._pushed_children.get(key)
-            if child is None:
-                named = consumer if len(self._pushed_children) < _LABEL_SETS else "other"
-                child = self._pushed_children[key] = self._pushed.labels(view, outcome, named).inc
-            child(rows)
+            key = ("pushed", view, outcome, consumer)
+            child = self._children.get(key) or self._bound(self._children, key, self._pushed, key[1:3], consumer)
+            child.inc(rows)
 
     def state(self, *, dropped: int, abandoned: int) -> None:
         """Note what is counted elsewhere."""
         self._dropped.set(dropped)
         self._abandoned.set(abandoned)
 
-    def version(self, model: str, version: int, *, closed: bool, changes: int, waiting_rows: int) -> None:
+    def worker(self, *, ready: bool) -> None:
+        """Note whether callers should come."""
+        self._ready.set(ready)
+
+    def model(self, model: str, *, project: str, team: str, tier: str, champion: int | None, ready: bool) -> None:
+        """Note who answers for a model."""
+        self._able.labels(model).set(ready)
+        self._champion.labels(model, project, team, tier).set(champion or 0)
+
+    def version(
+        self, model: str, version: int, *, closed: bool, changes: int, waiting_rows: int, waiting_s: float
+    ) -> None:
         """Note how one version of a model is."""
         labels = (model, str(version))
+        self._versions.add(labels)
         self._breakers.labels(*labels).set(not closed)
         self._changes.labels(*labels).set(changes)
         self._waiting.labels(*labels).set(waiting_rows)
+        self._wait.labels(*labels).set(waiting_s)
+
+    def only(self, versions: set[tuple[str, str]]) -> None:
+        """Let the gauges of versions that are not served any more go to nothing.
+
+        Args:
+            versions: Those that are served: model, and number as text.
+        """
+        for model, version in self._versions - versions:
+            self.version(model, int(version), closed=True, changes=0, waiting_rows=0, waiting_s=0.0)
+            self.process(model, int(version), up=False, restarts=0)
+        self._versions &= versions
+
+    def _bound(
+        self,
+        kept: dict[tuple[Any, ...], Any],
+        key: tuple[Any, ...],
+        metric: Any,
+        labels: tuple[str, ...],
+        consumer: str,
+    ) -> Any:
+        """The child of some labels, kept for the next time; the consumer is ``other`` where there are too many."""
+        if len(kept) >= _LABEL_SETS:
+            return metric.labels(*labels, "other")
+        child = kept[key] = metric.labels(*labels, consumer)
+        return child
+
+    def process(self, model: str, version: int, *, up: bool, restarts: int) -> None:
+        """Note how the process of one version is that runs in its own."""
+        labels = (model, str(version))
+        self._processes.labels(*labels).set(up)
+        self._restarts.labels(*labels).set(restarts)
 
     def text(self) -> bytes:
         """The exposition format, all workers added up."""
@@ -173,3 +286,16 @@ class Meter:
         together = CollectorRegistry()
         MultiProcessCollector(together, path=str(self._folder))
         return generate_latest(together)
+
+
+def _noting(requests: Any, latency: Any) -> Callable[[float], None]:
+    """Counts a request and its time; prometheus-client's own methods look at labels, signs and exemplars at each call."""
+    count, total = requests._value.inc, latency._sum.inc  # noqa: SLF001 - see above
+    bounds, buckets = latency._upper_bounds, [one.inc for one in latency._buckets]  # noqa: SLF001
+
+    def note(seconds: float) -> None:
+        count(1)
+        total(seconds)
+        buckets[bisect_left(bounds, seconds)](1)
+
+    return note

@@ -30,9 +30,13 @@ __all__ = [
     "chosen",
     "decode",
     "decode_json",
+    "decode_object",
     "encode",
     "from_bytes",
     "from_values",
+    "parameters_of",
+    "refuse_parameters",
+    "timeout_s_of",
     "tensor",
 ]
 
@@ -56,6 +60,11 @@ _NAMES = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPES.items()}
 _MAX_DIMENSIONS = 32
 _MAX_DIMENSION = 1 << 31
 _LENGTH = struct.Struct("<I")
+_NOT_DONE = {
+    "shared_memory_region": "send the values themselves",
+    "classification": "take the output whole and sort it",
+}
+"""Parameter → what to do instead."""
 
 
 class Tensor(NamedTuple):
@@ -101,6 +110,27 @@ def decode_json(body: "bytes | bytearray | memoryview") -> Any:
         ) from None
 
 
+def decode_object(body: bytes) -> dict[str, Any]:
+    """A body that is a JSON object, or nothing at all.
+
+    Raises:
+        InputError: It is something else.
+    """
+    found = decode_json(body) if body else {}
+    if not isinstance(found, dict):
+        raise InputError("The body is no JSON object.", mend="send {}")
+    return cast("dict[str, Any]", found)
+
+
+def parameters_of(head: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Field ``parameters``, empty where there is none.
+
+    Raises:
+        InputError: It is no object.
+    """
+    return _object(head.get("parameters"), "parameters")
+
+
 def decode(body: bytes, head_bytes: int | None) -> InferRequest:
     """Read an infer request.
 
@@ -133,6 +163,20 @@ def decode(body: bytes, head_bytes: int | None) -> InferRequest:
         raise InputError("Field 'id' is no text.")
     binary = bool(parameters.get("binary_data_output", False))
     return InferRequest(identity, tensors, _wanted(head.get("outputs"), binary=binary), binary, parameters)
+
+
+def timeout_s_of(parameters: Mapping[str, Any]) -> float | None:
+    """The request's own deadline: the parameter ``timeout``, in microseconds, as Triton's clients send it.
+
+    Raises:
+        InputError: It is no whole number.
+    """
+    timeout_us: Any = parameters.get("timeout")
+    if timeout_us is None or timeout_us == 0:
+        return None
+    if type(timeout_us) is not int or timeout_us < 0:
+        raise InputError("The parameter 'timeout' is no whole number of microseconds.")
+    return timeout_us / 1e6
 
 
 def encode(
@@ -235,12 +279,26 @@ def checked_shape(name: str, shape: Any) -> list[int]:
     if not all(type(d) is int for d in dimensions):
         raise InputError(f"Field 'shape' of input '{name}' is no list of whole numbers.")
     dimensions = cast("list[int]", dimensions)
-    if len(dimensions) > _MAX_DIMENSIONS or any(not 0 <= d <= _MAX_DIMENSION for d in dimensions):
+    wild = len(dimensions) > _MAX_DIMENSIONS or any(not 0 <= d <= _MAX_DIMENSION for d in dimensions)
+    if wild or (
+        0 in dimensions and prod(d or 1 for d in dimensions) > _MAX_DIMENSION
+    ):  # numpy multiplies all but the zeros
         raise InputError(
             f"Input '{name}' has the shape {dimensions[:_MAX_DIMENSIONS]}: "
             f"up to {_MAX_DIMENSIONS} dimensions from 0 to {_MAX_DIMENSION} are taken."
         )
     return dimensions
+
+
+def refuse_parameters(parameters: Mapping[str, Any], what: str, name: str) -> None:
+    """Refuse what would change the answer and is not done here; a parameter that nobody knows is passed over.
+
+    Raises:
+        InputError: Shared memory, or the top classes of an output.
+    """
+    for asked, mend in _NOT_DONE.items():
+        if asked in parameters:
+            raise InputError(f"The parameter '{asked}' of {what} '{name}' is not taken.", mend=mend)
 
 
 def _input(item: Any, number: int, view: memoryview, place: int) -> tuple[Tensor, int]:
@@ -254,8 +312,10 @@ def _input(item: Any, number: int, view: memoryview, place: int) -> tuple[Tensor
     if not isinstance(datatype, str):
         raise InputError(f"Field 'datatype' of input '{name}' is missing.")
     shape = checked_shape(name, item.get("shape"))
-    size = _object(item.get("parameters"), f"parameters of input '{name}'").get("binary_data_size")
+    parameters = _object(item.get("parameters"), f"parameters of input '{name}'")
+    size = parameters.get("binary_data_size")
     if size is None:
+        refuse_parameters(parameters, "input", name)
         if "data" not in item:
             raise InputError(f"Field 'data' of input '{name}' is missing.")
         return from_values(name, datatype, shape, item["data"]), place
@@ -280,6 +340,8 @@ def _wanted(outputs: Any, *, binary: bool) -> list[Wanted]:
             raise InputError("Each of 'outputs' needs a 'name'.")
         item = cast("dict[str, Any]", item)
         parameters = _object(item.get("parameters"), f"parameters of output '{item['name']}'")
+        if parameters:
+            refuse_parameters(parameters, "output", item["name"])
         wanted.append(Wanted(item["name"], bool(parameters.get("binary_data", binary))))
     return wanted
 

@@ -152,7 +152,9 @@ class Responder:
 
 
 def _measure(meter: Meter, answered: Answered, ask: Ask) -> None:
-    meter.answered(answered.model, ask.protocol, answered.latency_ms / 1e3)
+    meter.answered(answered.model, ask.protocol, answered.latency_ms / 1e3, ask.consumer)
+    if answered.joined_rows:
+        meter.joined(answered.model, answered.versions[0], answered.joined_rows)
     for fault in answered.faults:
         meter.on_demand_missing(answered.model, fault.view, fault.why, fault.rows)
     if answered.count == 1:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
+from towpath.apart import Apart
 from towpath.errors import FormatError, InputError, TowpathError, UnavailableError, nearest
 from towpath.features.on_demand import OnDemand
-from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, is_number
+from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, in_type, is_number
 from towpath.serving.breaker import Breaker
 from towpath.serving.guard import Call, Lane
 from towpath.serving.on_demand import Functions, Pending, plain
+from towpath.serving.statistics import Timed
+from towpath.serving.targets import TARGET
 from towpath.types import duration
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ __all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served
 _log = logging.getLogger("towpath.serving")
 Columns = Mapping[str, "NDArray[Any]"]
 """One array per column, all of one length."""
-_ALWAYS = ("target_at", "horizon")
+_ALWAYS = (TARGET, "horizon")
 _BESIDE_ROWS = 2_000
 """Rows that may wait to be asked of the fallback after their answer; beyond it they are skipped."""
 _PROOF_S = 5.0
@@ -52,6 +55,11 @@ class LoadedModel(Protocol):
     @property
     def inline(self) -> bool:
         """Whether it is ours and quick enough to be called inside the event loop."""
+        ...
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether each row is answered for itself, as far as is known."""
         ...
 
     def predict(self, columns: Columns) -> "dict[str, NDArray[Any]]":
@@ -153,11 +161,14 @@ class Served:
         self.breaker.ask_again = self._ask_again
         self._good: Columns | None = None
         self._asking: Call | None = None
-        self.model = model
+        self.loaded = model
+        """The model itself: what is asked of it is not counted."""
+        self.timed = Timed(model)
+        self.model = cast("LoadedModel", self.timed)
         self.reader = reader
         self.signature = model.signature
         self.version = manifest.version
-        self.inline = model.inline and manifest.serving.isolation != "process"
+        self.inline = model.inline
         self.timeout_s = manifest.serving.timeout_ms / 1000
         self.entity = manifest.entity
         self.segments = manifest.segments
@@ -180,6 +191,10 @@ class Served:
         )
         self.known = self.extra | frozenset(self.names)
         """All that a request may name."""
+        self.own_target = all(
+            field.name != TARGET or field.type.startswith(("timestamp", "date")) for field in self.signature.inputs
+        )
+        """Whether ``target_at`` says when what is predicted about ends, and is no number that the model happens to read."""
         self.scalar = all(is_number(field) for field in self.signature.inputs)
         """Whether each input is one number a row, and so small in the journal."""
         self.lane = Lane(manifest.model, queue_rows=manifest.serving.queue_rows)
@@ -212,19 +227,41 @@ class Served:
         """Values of the prediction → the rows that are wrong."""
 
     @property
+    def given(self) -> frozenset[str]:
+        """Inputs that a caller need not send: looked up, or computed when it asks."""
+        looked_up = self._looked_up_set if self.reader is not None else frozenset[str]()
+        return looked_up | frozenset(self.functions.gives if self.functions is not None else ())
+
+    @property
     def stuck(self) -> bool:
         """Whether so many calls hang that the worker should be replaced."""
         return any(lane.stuck for lane in self.lanes)
+
+    @property
+    def process(self) -> Mapping[str, Any] | None:
+        """State of the process that it runs in, where that is one of its own."""
+        return self.loaded.says if isinstance(self.loaded, Apart) else None
 
     @property
     def lanes(self) -> tuple[Lane, Lane, Lane]:
         """Where callers wait for its code: model, fallback functions, on-demand features."""
         return self.lane, self.fallback_lane, self.features_lane
 
+    def join(self, rows: int) -> None:
+        """Answer so many rows of several requests in one call, in a thread; 1 leaves it as it is."""
+        if rows > 1:
+            self.lane.join(rows)
+            self.inline = False
+
     def close_lanes(self) -> None:
         """Let idle threads end; nothing more is taken."""
         for lane in (*self.lanes, self.beside_lane, self.look_up_lane):
             lane.close()
+
+    def close(self) -> None:
+        """Let go of threads and model; nothing more is answered."""
+        self.close_lanes()
+        self.model.close()
 
     def worked(self, columns: Columns, rows: int) -> None:
         """Note an input that it answered."""
@@ -260,7 +297,7 @@ class Served:
 
     def _answers_still(self, columns: Columns) -> None:
         try:
-            outputs = self.model.predict(columns)
+            outputs = self.loaded.predict(columns)
         except Exception as error:  # noqa: BLE001 - the edge to a model
             why = f"{type(error).__name__}: {error}"
         else:
@@ -372,9 +409,12 @@ class Served:
                 return Prepared(columns_from_tensor(self.signature, only, name=name), None, [], None)
         if self.signature.container == "tensors" and len(given) == 1 and len(self.names) == 1:
             given = {self.names[0]: next(iter(given.values()))}
-        for name in given:
-            if name not in self.names and name not in self.extra:
+        for name, array in given.items():
+            if name in self.names:
+                continue
+            if name not in self.extra:
                 raise InputError(f"There is no input '{name}'{nearest(name, [*self.names, *self.extra])}.")
+            _flat(name, array, n)
         keys = {key: _flat(key, given[key], n).tolist() for key in self.keys if key in given}
         # whoever brings every feature, as the batch path does, is not given today's
         needed = self.names if self.functions is None else self.functions.needed
@@ -421,6 +461,15 @@ class Served:
         given = rows if rows is not None else [columns or {}]
         names = self._by_view.get(view, frozenset()) if view is not None else self._looked_up_set
         return any(not names.isdisjoint(row) for row in given)
+
+    def all_features_of(self, columns: Columns, rows: int) -> list[dict[str, Any]]:
+        """The features of each row, as the journal keeps them."""
+        if not isinstance(columns, Matrix):
+            return [self.features_of(columns, row) for row in range(rows)]
+        names, found = columns.names, cast("list[list[float | None]]", columns.array.tolist())
+        if not np.isfinite(columns.array).all():
+            found = [[v if v is not None and isfinite(v) else None for v in values] for values in found]
+        return [dict(zip(names, values, strict=True)) for values in found]
 
     def features_of(self, columns: Columns, row: int) -> dict[str, Any]:
         """The features of one row, as the journal keeps them."""
@@ -481,6 +530,8 @@ class Served:
             if array.dtype.kind not in "fiub":
                 array = array_of(field, array.tolist())
             return array.astype(np.float64, copy=False)
+        if field.type in {"binary", "large_binary"}:  # a tensor has bytes; those that happen to be text were made text
+            return array_of(field, [v.encode() if isinstance(v, str) else v for v in array.tolist()])
         return array_of(field, [plain(v) for v in array])
 
 
@@ -551,7 +602,10 @@ def _tensor_fitted(field: "Field", array: "NDArray[Any]") -> "NDArray[Any]":
     if given != field.type:
         from towpath.serving.oip import DTYPES
 
-        return array.astype(DTYPES[field.type])
+        try:
+            return in_type(array, DTYPES[field.type])
+        except ValueError:
+            raise InputError(f"Input '{field.name}' holds a number that is beyond {field.type}.") from None
     return array
 
 

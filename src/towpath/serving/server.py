@@ -1,6 +1,5 @@
 """Two ways to serve: the models of an object store, or one bare model file."""
 
-import hashlib
 import ipaddress
 import logging
 import os
@@ -8,14 +7,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from towpath.clock import Clock, SystemClock
-from towpath.errors import InputError, RefusedError
+from towpath.errors import InputError, ProjectError, RefusedError
 from towpath.models.manifest import Artefact, Manifest, StoredFile
 from towpath.project.declarations import OutputDeclaration, ServingDeclaration
 from towpath.registry.log import TrafficState
 from towpath.serving.deployment import Deployment
+from towpath.serving.joint import rows_worth_joining
 from towpath.serving.served import Served
 from towpath.serving.tls import tls_of
 from towpath.serving.worker import Ports, Worker, WorkerConfig
@@ -30,6 +30,8 @@ __all__ = ["bare_deployment", "is_loopback", "refuse_open_door", "serve_file", "
 
 _log = logging.getLogger("towpath.serving")
 _NAME_LENGTH = 63
+_TIMEOUT_S = 30.0
+"""Of a bare file, which declares none."""
 
 
 def store_server(
@@ -83,10 +85,15 @@ def store_server(
     if consumers.keyed and not secure and not is_loopback(settings.host):
         _log.warning("keys come in the clear: set serving.tls_cert, unless an ingress before this server ends TLS")
     journal = folder / settings.journal
-    metrics = state / f"metrics-{os.getpid()}" if settings.workers > 1 else None
-    if metrics is not None and metrics.is_dir():
+    metrics = state / f"metrics-{os.getpid()}"  # also for one worker: the one that replaces it goes on counting
+    try:
+        metrics.mkdir(parents=True, exist_ok=True)
         for stale in metrics.iterdir():  # of a process that had our number before us
             stale.unlink()
+    except OSError as error:
+        raise ProjectError(
+            f"The server cannot write its state: {error.strerror}.", str(state), "--state DIRECTORY"
+        ) from error
     config = WorkerConfig(
         settings=settings,
         ports=Ports(settings.host, settings.port, settings.grpc_port),
@@ -160,6 +167,7 @@ def serve_file(
     settings: ServingSettings | None = None,
     name: str = "",
     trust_pickle: bool = False,
+    compile: Literal["onnx"] | None = None,  # noqa: A002 - as the option is called
     state: Path | None = None,
     insecure_open: bool = False,
     clock: Clock | None = None,
@@ -169,10 +177,11 @@ def serve_file(
     """Serve one bare model file in this process until SIGTERM or SIGINT.
 
     Args:
-        path: The file; its format is told from its bytes.
+        path: The file, or the folder that a framework wrote; its format is told from its bytes.
         settings: Host, ports, limits.
         name: What it is called; the file's stem unless given.
         trust_pickle: Whether a pickle may be loaded, which runs its code; loopback only.
+        compile: ``onnx`` serves its ONNX form, where that answers the same.
         state: Folder for journal and objects; a temporary one unless given. Nothing is made beside the file.
         insecure_open: Whether a host beyond loopback may be bound.
         clock: The system's unless given.
@@ -197,7 +206,7 @@ def serve_file(
             mend="leave --host out, or convert it",
         )
     refuse_open_door(settings.host, keyed=False, insecure_open=insecure_open)
-    deployment = bare_deployment(path, name=name, trust_pickle=trust_pickle, clock=clock)
+    deployment = bare_deployment(path, name=name, trust_pickle=trust_pickle, clock=clock, compile=compile)
     state = Path(tempfile.mkdtemp(prefix=f"towpath-{deployment.model}-")) if state is None else state.resolve()
     if on_state is not None:
         on_state(state)
@@ -228,21 +237,36 @@ def serve_file(
     return code
 
 
-def bare_deployment(path: Path, *, name: str, trust_pickle: bool, clock: Clock) -> Deployment:
+def bare_deployment(
+    path: Path,
+    *,
+    name: str,
+    trust_pickle: bool,
+    clock: Clock,
+    compile: Literal["onnx"] | None = None,  # noqa: A002 - as the option is called
+) -> Deployment:
     """A deployment of one file, as version 1 of a model of project ``local``.
 
     Raises:
         FormatError: The bytes are of no format that is known, or damaged.
         InputError: The file is not there, or its stem is no name and none was given.
     """
-    from towpath.models import load_file
+    from towpath.apart import PICKLES, Remote, open_file
+    from towpath.models import compile_file, load_file, sniff
+    from towpath.models.folders import digest_of, size_of
 
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"There is no file '{path}'.", mend="tow serve FILE")
     name = name or _name_from(path)
-    model = load_file(path, name=name, trust_pickle=trust_pickle)
-    data = path.read_bytes()
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    told = sniff(path).format
+    if told == "remote":
+        model = Remote(path, name=name, own_s=_TIMEOUT_S)
+    elif trust_pickle and told in {*PICKLES, "mlflow"}:
+        model = open_file(path, name=name, own_s=_TIMEOUT_S)
+    else:
+        model = load_file(path, name=name)
+    if compile is not None:
+        model = compile_file(model, path, name=name)
     manifest = Manifest(
         project="local",
         team="local",
@@ -252,21 +276,23 @@ def bare_deployment(path: Path, *, name: str, trust_pickle: bool, clock: Clock) 
         created_by="tow serve",
         owner="local",
         artefact=Artefact(
-            file=StoredFile(path=path.name, digest=digest, size_bytes=len(data)),
+            file=StoredFile(path=path.name, digest=digest_of(path), size_bytes=size_of(path)),
             format=model.format,
             framework=model.framework,
         ),
         signature=model.signature,
         output=OutputDeclaration(kind=model.kind),
-        serving=ServingDeclaration(timeout_ms=30_000),
+        serving=ServingDeclaration(timeout_ms=round(_TIMEOUT_S * 1e3)),
     )
+    served = Served(manifest, model)
+    served.join(rows_worth_joining(served))
     return Deployment(
         model=name,
         project="local",
         team="local",
         tier="standard",
         policy=Policy(TrafficState(champion=1), name),
-        versions={1: Served(manifest, model)},
+        versions={1: served},
         chain=(),
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Answering = Coroutine[Any, Any, tuple[int, bytes, Headers]]
 
-__all__ = ["ShortWayProtocol"]
+__all__ = ["ShortWayProtocol", "going_on"]
 
 _SHORT_BYTES = 64 << 10
 """Bodies up to here are collected before anybody is asked."""
@@ -122,7 +122,7 @@ class ShortWayProtocol(LimitedProtocol):
     # the answer
 
     async def _rest(self, answer: "Answering", waits_for: Any) -> None:
-        await self._later(*await _going_on(answer, waits_for))
+        await self._later(*await going_on(answer, waits_for))
 
     async def _later(self, status: int, body: bytes, headers: "Headers") -> None:
         if self.flow.write_paused:
@@ -181,7 +181,7 @@ class _Short:
 
 
 @types.coroutine
-def _going_on(answer: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+def going_on(answer: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
     """The rest of a coroutine that was begun outside a task: hands the task what it waits for, and back what came."""
     try:
         while True:

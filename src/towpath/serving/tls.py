@@ -4,12 +4,8 @@ import logging
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from towpath.errors import ProjectError
-
-if TYPE_CHECKING:
-    import grpc
 
 __all__ = ["Tls", "tls_of"]
 
@@ -31,10 +27,12 @@ class Tls:
     def __init__(self, cert: Path, key: Path) -> None:
         self._cert, self._key = cert, key
         self.pair = self._read()
-        """The bytes of key and certificate, as gRPC wants them."""
+        """The bytes of key and certificate that are in use."""
         self.expires_at = _proven(cert, key)
-        self.context = _context(cert, key)
+        self.context = _context(cert, key, "http/1.1")
         """For HTTP; it stays the same when the certificate is renewed."""
+        self.grpc_context = _context(cert, key, "h2")
+        """The same for gRPC."""
         self._refused: tuple[bytes, bytes] | None = None
 
     def follow(self) -> bool:
@@ -53,7 +51,8 @@ class Tls:
             expires_at = _proven(self._cert, self._key)
             if self._read() != pair:  # it is being written at this moment: the next turn sees it whole
                 return False
-            self.context.load_cert_chain(self._cert, self._key)
+            for context in (self.context, self.grpc_context):
+                context.load_cert_chain(self._cert, self._key)
         except (ProjectError, OSError) as error:
             self._refused = pair
             _log.error("the renewed certificate is not used: %s", str(error).splitlines()[0])
@@ -61,25 +60,6 @@ class Tls:
         self.pair, self.expires_at, self._refused = pair, expires_at, None
         _log.info("the certificate was renewed; it ends %s", expires_at)
         return True
-
-    def grpc_credentials(self) -> "grpc.ServerCredentials":
-        """For gRPC, which asks again at each handshake."""
-        import grpc
-
-        made: Any = grpc
-        given = self.pair
-
-        def configuration(pair: tuple[bytes, bytes]) -> Any:
-            return made.ssl_server_certificate_configuration([pair])
-
-        def renewed() -> Any:
-            nonlocal given
-            if given is self.pair:
-                return None
-            given = self.pair
-            return configuration(given)
-
-        return made.dynamic_ssl_server_credentials(configuration(given), renewed)
 
     def _read(self) -> tuple[bytes, bytes]:
         try:
@@ -108,10 +88,10 @@ def tls_of(cert: str, key: str, folder: Path) -> Tls | None:
     return Tls(folder / cert, folder / (key or cert))
 
 
-def _context(cert: Path, key: Path) -> ssl.SSLContext:
+def _context(cert: Path, key: Path, protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
@@ -135,7 +115,7 @@ def _no_password() -> str:
 
 def _proven(cert: Path, key: Path) -> str:
     """Shake hands with ourselves, trusting that certificate alone; gives when it ends."""
-    server_context = _context(cert, key)
+    server_context = _context(cert, key, "http/1.1")
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False  # whose name it bears is for callers to judge
     client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,6 +1,7 @@
 """Calls that wait for a thread: bounded by rows, taken in turn by consumer, so that nobody waits behind another's flood."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Line", "Waits"]
@@ -87,11 +88,17 @@ class Line(Generic[Item]):
         self._rows_of[item.consumer] += item.rows
         self._count += 1
 
-    def take(self) -> Item:
-        """The next one; there must be one."""
+    def take(self, wanted: Callable[[Item], bool] | None = None) -> Item | None:
+        """The next one; there must be one.
+
+        Args:
+            wanted: Whether that one is taken now; none where it is not, and it stays the next.
+        """
         while True:
             consumer, queue = next(iter(self._queues.items()))
             if len(self._queues) == 1 or queue[0].rows <= self._credit[consumer]:
+                if wanted is not None and not wanted(queue[0]):
+                    return None
                 self._credit[consumer] -= queue[0].rows
                 return self._leave(consumer, newest=False)
             self._credit[consumer] += _TURN_ROWS

@@ -6,16 +6,19 @@ from collections.abc import Generator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from towpath.apart import DiedError
 from towpath.errors import InputError, ModelError, UnavailableError
 from towpath.features import entity_key
 from towpath.features.on_demand import Computed
 from towpath.serving.answered import NOTHING, OK, Answered, Ask
 from towpath.serving.chain import ask_link, asked_here, taken
-from towpath.serving.deployment import Deployment
+from towpath.serving.deployment import Deployment, own_seconds
 from towpath.serving.guard import Call, Outcome
+from towpath.serving.joint import Joint
 from towpath.serving.last import LEFT
 from towpath.serving.logs import often
 from towpath.serving.served import Columns, Prepared, Served, subset
+from towpath.serving.targets import targets
 from towpath.traffic import CHAMPION, Route
 from towpath.types import Reason
 
@@ -26,8 +29,6 @@ __all__ = ["Work", "number_or_none"]
 
 _log = logging.getLogger("towpath.serving")
 _INFINITY = float("inf")
-_MODEL_SHARE = 0.5
-"""Of the deadline that the model keeps at least, however large the budgets of its fallbacks are."""
 _FEATURES_SHARE = 0.5
 """Of what is left of the model's time that on-demand features may take at most."""
 _UNSERVED_TIMEOUT_S = 0.2
@@ -42,7 +43,7 @@ class Work:
 
     __slots__ = (
         "answered", "ask", "asked_by", "base", "deadline", "deployment", "groups", "keys", "live", "model_deadline", "now_us",
-        "open_rows", "own_s", "prepared", "routes", "segments", "spare_calls", "units",
+        "open_rows", "own_s", "prepared", "routes", "segments", "spare_calls", "targets", "units",
     )  # fmt: skip
 
     def __init__(
@@ -78,12 +79,14 @@ class Work:
         self.segments: list[dict[str, str] | None] | None = None
         timeout_s = self.base.timeout_s if self.base is not None else _UNSERVED_TIMEOUT_S
         kept_s = deployment.kept_s
-        self.own_s = max(timeout_s - kept_s, timeout_s * _MODEL_SHARE)
+        self.targets: list[int | None] | None = None
+        """The end of what each row is predicted about, in microseconds since 1970."""
+        self.own_s = own_seconds(timeout_s, kept_s)
         """What the model has by its own declaration; a caller may give it less."""
         if ask.timeout_s is not None:
             timeout_s = ask.timeout_s if ask.timeout_s == _INFINITY else min(timeout_s, ask.timeout_s)
         self.deadline = start + timeout_s
-        self.model_deadline = start + max(timeout_s - kept_s, timeout_s * _MODEL_SHARE)
+        self.model_deadline = start + own_seconds(timeout_s, kept_s)
 
     def read(self) -> "Generator[Call, Outcome, None]":
         """Read the input, name keys, units and segments, and route each row."""
@@ -97,6 +100,7 @@ class Work:
         yield from self._prepare(base)
         if not base.plain:
             self._name_rows(base)
+        self.targets = targets(self, base)
         route = self._one_route()
         if route is not None:
             self.routes = route
@@ -121,6 +125,7 @@ class Work:
     def ask_model(self, served: Served, rows: list[int]) -> "Generator[Call, Outcome, None]":
         """Call one version for its rows; those without a good answer stay open."""
         if served.breaker.state != "closed" and not served.breaker.lets_in():
+            self.answered.problem = UnavailableError("Its circuit is open.", retry_after_s=served.breaker.left_s)
             self._open(rows, "down")
             return
         yield from self.complete(served)
@@ -167,14 +172,16 @@ class Work:
         prepared = self.prepared[served.version]
         whole = len(rows) == self.answered.count
         columns = prepared.columns if whole else subset(prepared.columns, rows)
-        began = time.perf_counter()
+        call: Call | None = None
         if served.inline:
-            outcome = self._called_here(served, columns, began)
+            outcome = self._called_here(served, columns)
         else:
             predict = partial(served.model.predict, columns)
-            call = Call(served.lane, predict, len(rows), self.model_deadline, self.ask.consumer)
+            joint = Joint(columns, served.model.predict) if served.lane.batch_rows > 1 else None
+            call = Call(served.lane, predict, len(rows), self.model_deadline, self.ask.consumer, joint)
             outcome = yield call
-            began = call.started_s
+            if joint is not None and call.leads:
+                self.answered.joined_rows = call.joined_rows
         if outcome.value is None:
             raised = outcome.reason == "wrong" and len(rows) > 1
             if raised and self.spare_calls > 0 and time.perf_counter() < self.model_deadline:
@@ -184,14 +191,14 @@ class Work:
                 yield from self._call(served, rows[:half])
                 yield from self._call(served, rows[half:])
                 return
-            self._blame(served, outcome, began)
+            self._blame(served, outcome, call)
             self._open(rows, outcome.reason if outcome.reason != OK else "wrong", outcome.error)
             return
         self._take(served, rows, columns, outcome.value, whole=whole)
 
-    def _called_here(self, served: Served, columns: Columns, began: float) -> Outcome:
+    def _called_here(self, served: Served, columns: Columns) -> Outcome:
         """Inside the event loop, which cannot be interrupted; what waited for its turn until it was too late is not begun."""
-        if began >= self.model_deadline:
+        if time.perf_counter() >= self.model_deadline:
             return Outcome(None, "slow")
         try:
             outcome = Outcome(served.model.predict(columns), OK)
@@ -199,13 +206,15 @@ class Work:
             return Outcome(None, "wrong", error)
         return outcome
 
-    def _blame(self, served: Served, outcome: Outcome, began: float) -> None:
+    def _blame(self, served: Served, outcome: Outcome, call: Call | None) -> None:
         """Note a failure that is the version's own: not that it had to wait, nor that its caller was in a hurry."""
         if outcome.reason == "wrong":
             served.breaker.failed(f"wrong: {self.told(outcome.error)}" if outcome.error is not None else "wrong")
-        elif outcome.reason == "slow" and not served.inline and began:
-            took_s = time.perf_counter() - began
-            if took_s >= self.own_s * _TO_BLAME_SHARE:
+        elif outcome.reason == "down" and isinstance(outcome.error, DiedError):
+            served.breaker.failed(f"down: {outcome.error.what}")
+        elif outcome.reason == "slow" and call is not None and call.started_s:
+            took_s = time.perf_counter() - call.started_s
+            if took_s >= self.own_s * _TO_BLAME_SHARE and call.first_to_blame():
                 served.breaker.failed(f"slow: {took_s * 1e3:.0f} ms")
 
     def fall_back(self) -> "Generator[Call, Outcome, None]":

@@ -25,17 +25,20 @@ from towpath.serving.http import App
 from towpath.serving.manage import Manager, ManagerDoor
 from towpath.serving.metrics import Meter
 from towpath.serving.push import Pusher
+from towpath.serving.repository import Repository
 from towpath.serving.responder import Responder
+from towpath.serving.statistics import Statistics
 from towpath.serving.tls import tls_of
+from towpath.serving.tracing import tracing_of
 from towpath.settings import ServingSettings
 from towpath.stores.objects import Objects
 from towpath.traffic import Consumers, Quotas, SeenWriter, read_pepper
 
 if TYPE_CHECKING:
-    import grpc.aio
     import uvicorn
 
     from towpath.serving.deployments import StoreDeployments
+    from towpath.serving.grpc_door import GrpcDoor
     from towpath.serving.served import Reader
     from towpath.stores.online import OnlineStore
 
@@ -124,6 +127,12 @@ class Worker:
             clock=config.clock,
             roll_s=self._settings.flush_s,
         )
+        self._statistics = Statistics(config.metrics, config.slot, clock=config.clock)
+        self._tracing = tracing_of(
+            self._settings.traces, server=f"{socket.gethostname()}-{config.slot}", tls=self._tls is not None
+        )
+        if self._tracing is not None:
+            self._tracing.with_answers(self._statistics)
         self._responder = Responder(
             deployments,
             clock=config.clock,
@@ -143,6 +152,12 @@ class Worker:
     def _door(self) -> ManagerDoor:
         """Who may manage; repository calls over gRPC ask it, too."""
         return ManagerDoor(self._consumers, loopback=self._config.loopback)
+
+    @property
+    def _manager(self) -> Manager | None:
+        if self._objects is None or self._following is None:
+            return None
+        return Manager(self._objects, self._config.clock, self._poll)
 
     @property
     def _able(self) -> bool:
@@ -166,6 +181,9 @@ class Worker:
                     str(number): served.breaker.state + (f" ({served.breaker.why})" if served.breaker.why else "")
                     for number, served in one.versions.items()
                 },
+                "processes": {
+                    str(number): served.process for number, served in one.versions.items() if served.process is not None
+                },
             }
             for name, one in self._deployments.live.items()
         }
@@ -178,14 +196,27 @@ class Worker:
 
     def measure(self, meter: Meter) -> None:
         """Note gauges before they are scraped."""
-        lanes = [
-            lane for one in self._deployments.live.values() for served in one.versions.values() for lane in served.lanes
-        ]
-        for name, one in self._deployments.live.items():
+        live = self._deployments.live
+        lanes = [lane for one in live.values() for served in one.versions.values() for lane in served.lanes]
+        known: set[tuple[str, str]] = set()
+        for name, one in live.items():
+            champion = one.policy.state.champion
+            meter.model(name, project=one.project, team=one.team, tier=one.tier, champion=champion, ready=one.ready)
             for number, served in one.versions.items():
-                breaker, waiting = served.breaker, served.lane.waiting_rows
-                closed = breaker.state == "closed"
-                meter.version(name, number, closed=closed, changes=breaker.changes, waiting_rows=waiting)
+                known.add((name, str(number)))
+                breaker, lane = served.breaker, served.lane
+                meter.version(
+                    name,
+                    number,
+                    closed=breaker.state == "closed",
+                    changes=breaker.changes,
+                    waiting_rows=lane.waiting_rows,
+                    waiting_s=lane.wait_s,
+                )
+                if (process := served.process) is not None:
+                    meter.process(name, number, up=process["state"] == "answering", restarts=process["restarts"])
+        meter.only(known)
+        meter.worker(ready=self.ready)
         meter.state(dropped=self._journal.dropped, abandoned=sum(lane.abandoned for lane in lanes))
 
     def stop(self) -> None:
@@ -229,7 +260,7 @@ class Worker:
                 loop.add_signal_handler(number, self.stop)
         if until_eof:
             loop.add_reader(0, self._on_supervisor_gone)
-        # gRPC takes 0.1 s to import, which a thread spends while HTTP comes up
+        # its messages take some time to make, which a thread spends while HTTP comes up
         imported = loop.run_in_executor(None, _import_grpc)
         if self._following is not None:
             await loop.run_in_executor(None, self._poll)
@@ -238,7 +269,7 @@ class Worker:
         while not http.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.001)
         await imported
-        grpc_server, grpc_port = await self._grpc()
+        grpc_server, grpc_port, closing = await self._grpc()
         ports = Ports(self._config.ports.host, listener.getsockname()[1], grpc_port, os.getpid())
         meanwhile = [asyncio.create_task(task) for task in self._meanwhile(alive)]
         on_ready(ports)
@@ -246,12 +277,19 @@ class Worker:
         self._draining = True
         await asyncio.sleep(self._settings.drain_ms / 1e3)
         http.should_exit = True
+        closing.set()
         await asyncio.gather(serving, grpc_server.stop(_FINISH_S))
         for task in meanwhile:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
         await loop.run_in_executor(None, self._consumers.close, self._config.clock.now())
+        if self._tracing is not None:
+            await loop.run_in_executor(None, self._tracing.close)
+        if self._following is not None:
+            self._following.close()
+        for deployment in self._deployments.live.values():
+            deployment.close()
         self._journal.close()
         if self._online is not None:
             self._online.close()
@@ -321,6 +359,7 @@ class Worker:
                 _log.warning("the store was not read: %s", error)
             else:
                 self._proven = True
+            self._statistics.write(following.live)
 
     def _meanwhile(self, alive: Callable[[], None] | None) -> "Iterator[Coroutine[Any, Any, None]]":
         """What goes on beside the requests."""
@@ -348,6 +387,7 @@ class Worker:
                 await loop.run_in_executor(None, self._poll)
             except Exception:  # noqa: BLE001 - the edge: whatever it was, the next turn tries again
                 _log.exception("following the registry failed")
+            self.measure(self._meter)  # whoever is scraped adds up the workers, and the others are not asked then
             if self._stuck and self._config.workers:
                 _log.error("calls hang; this worker drains and is replaced")
                 self.stop()
@@ -378,14 +418,15 @@ class Worker:
             pusher=Pusher(self._opened, self._journal, self._config.clock, self._meter)
             if self._config.online_url
             else None,
-            manager=Manager(self._objects, self._config.clock, self._poll)
-            if self._objects is not None and self._following is not None
-            else None,
+            manager=self._manager,
             door=self._door,
+            statistics=self._statistics,
             access=self._access,
             clock=self._config.clock,
             insecure_open=self._config.insecure_open,
         )
+        if self._tracing is not None:
+            self._tracing.over_http(app)
         config = uvicorn.Config(
             app,  # pyright: ignore[reportArgumentType] - a plain mapping of ours is an ASGI scope
             http=ShortWayProtocol,
@@ -407,31 +448,29 @@ class Worker:
             self._config.ports.host, self._config.ports.http, reuse=self._config.reuse_port
         )
 
-    async def _grpc(self) -> "tuple[grpc.aio.Server, int]":
-        from towpath.serving.grpc import GrpcService, grpc_server
+    async def _grpc(self) -> "tuple[GrpcDoor, int, asyncio.Event]":
+        from towpath.serving.grpc import GrpcService
+        from towpath.serving.grpc_door import GrpcDoor
 
         service = GrpcService(
             self._responder,
             consumers=self._consumers,
             health=self,
             meter=self._meter,
+            statistics=self._statistics,
+            repository=Repository(self._door, self._manager),
             settings=self._settings,
             access=self._access,
             insecure_open=self._config.insecure_open,
         )
-        server = grpc_server(service, settings=self._settings, reuse_port=self._config.reuse_port)
-        host = f"[{self._config.ports.host}]" if ":" in self._config.ports.host else self._config.ports.host
-        try:
-            address = f"{host}:{self._config.ports.grpc}"
-            port = (
-                server.add_insecure_port(address)
-                if self._tls is None
-                else server.add_secure_port(address, self._tls.grpc_credentials())
-            )
-        except RuntimeError as error:
-            raise _taken(self._config.ports.host, self._config.ports.grpc, "--grpc-port") from error
-        await server.start()
-        return server, port
+        if self._tracing is not None:
+            self._tracing.over_grpc(service)
+        door = GrpcDoor(service.methods(), self._settings)
+        ports = self._config.ports
+        listener = listening(ports.host, ports.grpc, reuse=self._config.reuse_port, option="--grpc-port")
+        port = listener.getsockname()[1]
+        await door.start(listener, tls=None if self._tls is None else self._tls.grpc_context, backlog=_BACKLOG)
+        return door, port, service.closing
 
     def _on_supervisor_gone(self) -> None:
         if not os.read(0, 1):
@@ -439,13 +478,14 @@ class Worker:
             self.stop()
 
 
-def listening(host: str, port: int, *, reuse: bool) -> socket.socket:
+def listening(host: str, port: int, *, reuse: bool, option: str = "--port") -> socket.socket:
     """A bound TCP socket.
 
     Args:
         host: Address or name.
         port: 0 takes a free one.
         reuse: Whether other sockets may share the port, as the workers of one server do.
+        option: Of the command, in what is said where it is taken.
 
     Raises:
         RefusedError: Somebody else has the port.
@@ -459,7 +499,7 @@ def listening(host: str, port: int, *, reuse: bool) -> socket.socket:
         made.bind((host, port))
     except OSError as error:
         made.close()
-        raise _taken(host, port, "--port") from error
+        raise _taken(host, port, option) from error
     made.setblocking(False)
     return made
 
@@ -478,7 +518,6 @@ async def _every_second(told: Callable[[], None]) -> None:
 
 def _import_grpc() -> None:
 
-    importlib.import_module("grpc.aio")
     importlib.import_module("towpath.serving.grpc").messages()
 
 

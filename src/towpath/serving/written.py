@@ -8,7 +8,6 @@ from towpath.serving.answered import Answered
 from towpath.serving.served import Served
 from towpath.serving.work import Work, number_or_none
 from towpath.traffic import point
-from towpath.types import micros, utc
 
 __all__ = ["Said", "record", "said"]
 
@@ -59,7 +58,7 @@ def record(work: Work, *, server: str, environment: str) -> Record:
             entity_key=None if private else work.keys,
             unit_id=None if private else work.units,
             segment=None if private else work.segments,
-            target_at=None if base is None else _targets(work, base),
+            target_at=work.targets,
             horizon=None if base is None or not base.horizon_us else [base.manifest.output.horizon] * answered.count,
             arm=answered.arms if any(answered.arms) else None,
             features=_features(work, base) if mode == "full" and base is not None else None,
@@ -71,20 +70,6 @@ def record(work: Work, *, server: str, environment: str) -> Record:
     )
 
 
-def _targets(work: Work, base: Served) -> list[int | None]:
-    """When what is predicted is over: as the row says, else the moment of prediction plus the horizon."""
-    at = work.now_us if work.ask.at_us is None else work.ask.at_us
-    rows = work.answered.count
-    if base.plain:
-        return [at + base.horizon_us] * rows
-    named = work.values("target_at")
-    moments = work.values(base.manifest.time) if base.manifest.time is not None else [None] * rows
-    return [
-        _micros(target, at + base.horizon_us) if target is not None else _micros(moment, at) + base.horizon_us
-        for target, moment in zip(named, moments, strict=True)
-    ]
-
-
 def _features(work: Work, base: Served) -> Any:
     prepared = work.prepared.get(base.version)
     if prepared is None:
@@ -93,7 +78,7 @@ def _features(work: Work, base: Served) -> Any:
         return [json_of(row) for row in work.ask.rows]
     names = range(work.answered.count)
     if prepared.online is None or work.keys is None:
-        found = [base.features_of(prepared.columns, row) for row in names]
+        found = base.all_features_of(prepared.columns, work.answered.count)
         return [json_of(one if base.scalar else _kept(one)) for one in found]
     asked = prepared.asked
     return [
@@ -173,11 +158,3 @@ def _kept(value: Mapping[str, Any]) -> Mapping[str, Any]:
     if len(text) <= _KEPT_BYTES:
         return value
     return {"digest": f"sha256:{sha256(text).hexdigest()}", "size_bytes": len(text)}
-
-
-def _micros(value: Any, otherwise: int) -> int:
-    if value is None:
-        return otherwise
-    if isinstance(value, int):
-        return value
-    return micros(utc(value)) if isinstance(value, str) or hasattr(value, "tzinfo") else otherwise

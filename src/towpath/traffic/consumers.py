@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from hmac import compare_digest
 
-from towpath.errors import DeniedError, ForbiddenError, QuotaError, RefusedError
+from towpath.errors import CallerError, DeniedError, ForbiddenError, QuotaError, RefusedError
 from towpath.stores.objects import Objects
 from towpath.traffic.consumer import LOCAL, SCOPES, Consumer, ConsumerKey, key_digest, pepper_id
 from towpath.traffic.consumer_book import ConsumerBook
@@ -194,6 +194,21 @@ class Consumers:
                 raise caller.over(requests, "requests", wait_s)
         caller.calls += 1
         return caller
+
+    def may(self, authorization: bytes | None, scope: str, model: str = "") -> bool:
+        """Whether a header opens a door; asked beside the door, and so neither counted nor noted as seen.
+
+        Args:
+            authorization: The header's value, or none.
+            scope: As for `admit`.
+            model: Which one; none for all of them.
+        """
+        try:
+            caller = self._by_header.get(authorization) or self._recognised(authorization)
+            caller.check(scope, model)
+        except CallerError:
+            return False
+        return bool(model) or caller.models is None
 
     def name_of(self, authorization: bytes | None) -> str:
         """Who that header belongs to, for counts and logs: empty where it was not recognised yet, or is none's."""

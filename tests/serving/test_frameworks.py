@@ -1,0 +1,82 @@
+"""Folders and files of frameworks behind HTTP and gRPC, as `tow serve FILE` has them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from serving_stand import Running
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
+import framework_files as made
+from framework_files import ANSWERS, MAKERS, ROWS
+
+from towpath.clock import SystemClock
+from towpath.serving.server import bare_deployment
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=() if one in {"onnx", "pt2"} else pytest.mark.nightly) for one in sorted(MAKERS)]
+)
+def test_numbers_in_a_framework_out_over_http_and_grpc(name: str, tmp_path: Path) -> None:
+    path = MAKERS[name](tmp_path)
+    running = Running(tmp_path, bare_deployment(path, name="points", trust_pickle=False, clock=SystemClock()))
+    try:
+        rows = [{f"f{number}": float(value) for number, value in enumerate(row)} for row in ROWS]
+        told = httpx.post(f"{running.url}/predict/points", json={"rows": rows}, timeout=60).json()["predictions"]
+        assert [row["prediction"] for row in told] == [pytest.approx(row, rel=1e-5) for row in ANSWERS.tolist()]
+        with triton_http.InferenceServerClient(running.url.removeprefix("http://")) as client:
+            (output,) = client.get_model_metadata("points")["outputs"]
+            assert (output["datatype"], output["shape"]) == ("FP32", [-1, 2])
+            assert _asked(triton_http, client, "x", "FP32", ROWS, output["name"]) == pytest.approx(ANSWERS, rel=1e-5)
+        with triton_grpc.InferenceServerClient(f"127.0.0.1:{running.ports.grpc}") as client:
+            assert _asked(triton_grpc, client, "x", "FP32", ROWS, output["name"]) == pytest.approx(ANSWERS, rel=1e-5)
+    finally:
+        running.close()
+
+
+def test_text_in_and_a_label_out_over_http_and_grpc(tmp_path: Path) -> None:
+    path = made.huggingface(tmp_path)
+    running = Running(tmp_path, bare_deployment(path, name="taste", trust_pickle=False, clock=SystemClock()))
+    texts = np.array(["good film", "the bad bad film"], dtype=object)
+    try:
+        rows = [{"text": text} for text in texts.tolist()]
+        told = httpx.post(f"{running.url}/predict/taste", json={"rows": rows}, timeout=60).json()["predictions"]
+        labels = [row["prediction"] for row in told]
+        assert set(labels) <= {"sour", "sweet"}
+        with triton_grpc.InferenceServerClient(f"127.0.0.1:{running.ports.grpc}") as client:
+            (given,) = client.get_model_metadata("taste").inputs
+            assert (given.name, given.datatype, list(given.shape)) == ("text", "BYTES", [-1])
+            by_grpc = _asked(triton_grpc, client, "text", "BYTES", texts, "prediction")
+            assert [label.decode() for label in by_grpc.tolist()] == labels
+        refused = httpx.post(f"{running.url}/predict/taste", json={"rows": [{"text": 7}]})
+        assert (refused.status_code, refused.json()["error"]) == (400, "row 0, 'text': 7 is no text.")
+    finally:
+        running.close()
+
+
+def _asked(module: Any, client: Any, name: str, datatype: str, values: Any, output: str) -> Any:
+    tensor = module.InferInput(name, list(values.shape), datatype)
+    tensor.set_data_from_numpy(values)
+    return client.infer("taste" if name == "text" else "points", [tensor]).as_numpy(output)
+
+
+def test_tow_serves_a_folder(tmp_path: Path) -> None:
+    # given an ONNX graph whose weights are in a file beside it
+    path = made.onnx_external(tmp_path)
+    command = [sys.executable, "-m", "towpath.cli", "serve", str(path), "--port", "0", "--grpc-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = next(line.split()[1] for line in process.stdout if line.startswith("http:"))
+        answer = httpx.post(f"{url}/predict/model", json={"rows": [{"f0": 1, "f1": 2, "f2": 3}]}).json()
+        assert answer["predictions"][0]["prediction"] == pytest.approx(ANSWERS[0].tolist())
+        process.terminate()
+        assert process.wait(20) == 0

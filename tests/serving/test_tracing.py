@@ -1,0 +1,172 @@
+"""Spans of requests at a real receiver of OTLP: names and attributes of the conventions, one trace from caller to server."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from serving_stand import PlainModel, Running, a_manifest, deployed
+
+from towpath import Client
+from towpath.errors import ExtraError
+from towpath.project.declarations import FallbackDeclaration
+from towpath.serving.served import Served
+
+triton_grpc: Any = tritonclient.grpc  # it has no types
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+ROW = {"a": 1.0, "b": 2.0}
+
+
+class Receiver:
+    """Takes OTLP over HTTP and keeps the spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.resource: dict[str, str] = {}
+        receiver = self
+
+        class Door(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                assert self.path == "/v1/traces"
+                body = self.rfile.read(int(self.headers["content-length"]))
+                for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    receiver.resource = {one.key: one.value.string_value for one in group.resource.attributes}
+                    receiver.spans += [span for scope in group.scope_spans for span in scope.spans]
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._server = HTTPServer(("127.0.0.1", 0), Door)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        kind = value.WhichOneof("value")
+        return [plain(one) for one in value.array_value.values] if kind == "array_value" else getattr(value, kind)
+
+    return {one.key: plain(one.value) for one in span.attributes}
+
+
+def test_each_request_is_a_span_of_its_callers_trace(tmp_path: Path, receiver: Receiver) -> None:
+    wrong = Served(a_manifest(), PlainModel(predict=lambda c: {"p": c["a"] * np.nan}))
+    half = Served(
+        a_manifest(fallback=(FallbackDeclaration(name="zero", constant=0.0),)),
+        PlainModel(predict=lambda c: {"p": np.where(c["a"] < 0, np.nan, c["a"])}, inline=False),
+    )
+    running = Running(
+        tmp_path,
+        deployed(Served(a_manifest(), PlainModel())),
+        deployed(wrong).replaced(model="wrong"),
+        deployed(half).replaced(model="half"),
+        traces=receiver.url,
+    )
+    given = f"00-{TRACE}-{PARENT}-01"
+    with Client(running.url) as client, httpx.Client(base_url=running.url) as raw:
+        client.predict("demand", ROW, traceparent=given, request_id="abc")
+        client.predict("half", [ROW, {"a": -1.0, "b": 0.0}])
+        answer = raw.post("/predict/demand", json=ROW, headers={"traceparent": given})
+        assert raw.post("/predict/wrong", json=ROW).status_code == 503
+        assert raw.get("/predict/made-up/and-on").status_code == 400
+        assert raw.get("/made-up").status_code == 404
+        raw.get("/v2/models/demand/versions/1/ready", headers={"traceparent": "rubbish"})
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{running.ports.grpc}") as client:
+        asked = triton_grpc.InferInput("x", [1, 2], "FP64")
+        asked.set_data_from_numpy(np.ones((1, 2)))
+        client.infer("demand", [asked], headers={"traceparent": given})
+        with pytest.raises(Exception, match="nobody"):
+            client.infer("nobody", [asked])
+    running.close()  # which sends what is left
+    # then the span that is handed on is the server's own, in the caller's trace
+    handed = answer.headers.get_list("traceparent")
+    assert len(handed) == 1
+    _, trace, span_id, _ = handed[0].split("-")
+    spans = receiver.spans
+    first = next(span for span in spans if attributes(span).get("towpath.request_id") == "abc")
+    assert (first.name, first.kind) == ("POST /predict/{name}", 2)
+    assert (first.trace_id.hex(), first.parent_span_id.hex()) == (TRACE, PARENT)
+    assert (trace, bytes.fromhex(span_id)) == (TRACE, next(s.span_id for s in spans if s.span_id.hex() == span_id))
+    assert attributes(first) == {
+        "http.request.method": "POST",
+        "url.path": "/predict/demand",
+        "url.scheme": "http",
+        "http.route": "/predict/{name}",
+        "http.response.status_code": 200,
+        "towpath.model": "demand",
+        "towpath.request_id": "abc",
+        "towpath.rows": 1,
+        "towpath.versions": [1],
+        "towpath.sources": ["champion"],
+        "towpath.reasons": ["ok"],
+    }
+    halves = next(attributes(span) for span in spans if attributes(span).get("towpath.model") == "half")
+    assert (halves["towpath.sources"], halves["towpath.reasons"]) == (["champion", "fallback:zero"], ["ok", "wrong"])
+    by_path = {attributes(span).get("url.path"): span for span in spans}
+    failed = by_path["/predict/wrong"]
+    assert (failed.status.code, attributes(failed)["error.type"]) == (2, "503")
+    assert by_path["/made-up"].status.code == 0
+    assert "towpath.model" not in attributes(by_path["/made-up"])
+    # and names do not grow with what callers make up
+    assert {span.name for span in spans} == {
+        "POST /predict/{name}", "GET /predict/{name}", "GET", "GET /v2/models/{model}/versions/{version}/ready",
+        "inference.GRPCInferenceService/ModelInfer",
+    }  # fmt: skip
+    calls = [span for span in spans if "ModelInfer" in span.name]
+    assert [attributes(one)["rpc.grpc.status_code"] for one in calls] == [0, 5]
+    assert (calls[0].trace_id.hex(), calls[0].parent_span_id.hex()) == (TRACE, PARENT)
+    assert receiver.resource["service.name"] == "towpath"
+
+
+def test_a_receiver_that_is_away_costs_no_answer(tmp_path: Path) -> None:
+    running = Running(tmp_path, deployed(Served(a_manifest(), PlainModel())), traces="http://127.0.0.1:9")
+    with Client(running.url) as client:
+        assert client.predict("demand", ROW).prediction == 3.0
+    running.close()
+
+
+def test_without_the_setting_nothing_is_imported_and_without_the_extra_the_install_line_is_said(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from serving_stand import PlainModel, Running, a_manifest, deployed
+from towpath.serving.served import Served
+import httpx
+running = Running(Path({str(tmp_path)!r}), deployed(Served(a_manifest(), PlainModel())))
+assert httpx.post(running.url + "/predict/demand", json={{"a": 1, "b": 2}}, headers={{"traceparent": "00-1"}}).headers["traceparent"] == "00-1"
+running.close()
+assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+import importlib.util
+importlib.util.find_spec = lambda name, *more: None
+from towpath.serving.tracing import tracing_of
+try:
+    tracing_of("otlp", server="x")
+except Exception as error:
+    assert type(error).__name__ == {ExtraError.__name__!r} and "towpath[otel]" in error.mend
+else:
+    raise AssertionError
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
