@@ -41,6 +41,7 @@ from towpath.models.manifest import (
 from towpath.platform.remembered import LandingDay, SeenColumn, SeenSource, SeenView
 from towpath.project.declarations import (
     KINDS,
+    ArtefactDeclaration,
     BreakerDeclaration,
     Charter,
     FallbackDeclaration,
@@ -59,6 +60,7 @@ from towpath.project.declarations import (
 )
 from towpath.project.on_demand import OnDemandHeader, OnDemandInput, OnDemandOutput
 from towpath.registry.claims import Claim, PublishedView
+from towpath.registry.functions import PublishedFunction
 from towpath.registry.log import Challenger, Event, Follows, Kill, LogEntry, TrafficState
 from towpath.registry.signing import Seal, Signer, Trusted
 from towpath.registry.stored import decode
@@ -74,6 +76,15 @@ from towpath.warehouse import TableState
 FOLDER = Path(__file__).parent / "v1"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 AT, LATER = utc("2026-03-01T12:30:15.000001"), utc("2026-03-02")
+FUNCTION = OnDemandLock(
+    project="shop",
+    view="basket",
+    path="features/basket.py",
+    digest=DIGEST,
+    inputs=(OnDemandInputLock(name="amount", reads="request", type="double", required=True),),
+    columns=(FeatureColumn(name="ratio", type="double", default=1.5, missing="default"),),
+    budget_ms=30,
+)
 
 CHARTER = Charter(
     decision="how many units to order per item and day",
@@ -99,6 +110,8 @@ SERVING = ServingDeclaration(
     timeout_ms=100,
     isolation="inline",
     queue_rows=500,
+    batch_rows=64,
+    compile="onnx",
     breaker=BreakerDeclaration(failures=3, share=0.25, window=40, pause_ms=500),
     beside_share=0.1,
 )
@@ -140,6 +153,7 @@ MANIFEST = Manifest(
         framework="lightgbm",
         framework_version="4.6.0",
         allow=("lightgbm.basic.Booster",),
+        folder="model",
     ),
     signature=Signature(
         container="pandas",
@@ -152,17 +166,7 @@ MANIFEST = Manifest(
     segments=("price_band",),
     unit="customer_id",
     features=(LOCK,),
-    on_demand=(
-        OnDemandLock(
-            project="shop",
-            view="basket",
-            path="features/basket.py",
-            digest=DIGEST,
-            inputs=(OnDemandInputLock(name="amount", reads="request", type="double", required=True),),
-            columns=(FeatureColumn(name="ratio", type="double", default=1.5, missing="default"),),
-            budget_ms=30,
-        ),
-    ),
+    on_demand=(FUNCTION,),
     output=OUTPUT,
     serving=SERVING,
     gate=GATE,
@@ -358,6 +362,16 @@ STORED: dict[str, msgspec.Struct] = {
     "published_view.json": PublishedView(
         project="shop", team="fresh", view="prices", published_at=AT, by="mira", lock=LOCK
     ),
+    "published_function.json": PublishedFunction(
+        project="shop",
+        team="fresh",
+        view="basket",
+        number=2,
+        published_at=AT,
+        by="mira",
+        lock=FUNCTION,
+        code=StoredFile(path="ab.zip", digest=DIGEST, size_bytes=420),
+    ),
     "seen_source.json": SeenSource(
         project="shop", table="shop.prices", columns=(SeenColumn(name="price", type="double"),), seen_at=AT
     ),
@@ -519,6 +533,7 @@ WRITTEN: dict[str, msgspec.Struct] = {
             "ratio": OnDemandOutput(type="double", default=1.5, missing="default", description="Of the usual price.")
         },
         budget_ms=30,
+        publish=True,
         owner="mira",
         description="An amount beside the price.",
     ),
@@ -554,6 +569,7 @@ WRITTEN: dict[str, msgspec.Struct] = {
         journal="reference",
         environment=("HTTPS_PROXY",),
         output=OUTPUT,
+        artefact=ArtefactDeclaration(remote="http://triton:8000/v2/models/demand/versions/3", token="env:TRITON_KEY"),
         train=TrainDeclaration(
             holdout="28d",
             seed=11,

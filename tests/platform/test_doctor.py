@@ -8,7 +8,7 @@ import pytest
 from towpath.clock import SystemClock
 from towpath.platform import Platform
 from towpath.platform.doctor import Finding, findings
-from towpath.project import Answers, init
+from towpath.project import Answers, init, problems
 from towpath.stores.online import open_online
 
 if TYPE_CHECKING:
@@ -35,6 +35,20 @@ def test_a_file_on_this_machine_is_fine_until_versions_lie_in_a_bucket(folder: P
     assert (found.state, second.state) == ("ok", "missing")
     assert "second machine" in second.detail
     assert "redis://" in second.mend
+
+
+def test_a_lock_of_a_model_wants_uv_and_is_read_by_check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = folder / "models" / "demand" / "requirements.lock"
+    lock.write_text("numpy==2.1.0\n")
+    (problem,) = problems(folder)
+    assert str(problem).startswith("models/demand/requirements.lock:1: 'numpy==2.1.0' has no hash")
+    lock.write_text("".join(f"{name}==1 --hash=sha256:00\n" for name in ("numpy", "msgspec", "pyarrow")))
+    assert problems(folder) == []
+    monkeypatch.setenv("PATH", str(folder))
+    with Platform.open(folder, variables={}) as platform:
+        (found,) = [one for one in findings(platform) if one.what == "uv"]
+    assert (found.state, found.mend) == ("ill", "pip install uv")
+    assert "demand" in found.detail
 
 
 def test_redis_is_told_with_its_version_and_distance(folder: Path, own_redis: "RedisServer") -> None:

@@ -1,6 +1,7 @@
 """An on-demand feature on its whole way: training set, version, gate, batch, one row, a server without the project."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from towpath.clock import FixedClock
-from towpath.errors import InputError, ModelError, UnknownError
+from towpath.errors import InputError, ModelError, RefusedError, ResourceError, UnknownError
 from towpath.features import manifest_of
 from towpath.platform import Platform
 from towpath.project import Answers, init
@@ -236,6 +237,31 @@ def test_a_function_that_raises_ends_training_with_the_users_own_lines(crowned: 
     )
 
 
+def test_it_is_computed_where_the_limits_are_and_sees_the_variables_that_are_named_alone(
+    crowned: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(crowned, tmp_path / "shop")
+    promotion = folder / "features/promotion.py"
+    # given a function that says in which process it runs and what it sees there
+    seen = tmp_path / "seen.txt"
+    line = "    share = offered_eur / price_eur"
+    look = f'    import os\n    open({str(seen)!r}, "a").write(f"{{os.getpid()}} {{os.environ.get(\'SECRET\')}}\\n")\n'
+    change(promotion, line, look + line)
+    with Platform.open(folder, clock=FixedClock(NOW), variables={"SECRET": "hunter2"}) as platform:
+        platform.models["demand"].train()
+        said = {tuple(line.split()) for line in seen.read_text().splitlines()}
+        assert {value for _, value in said} == {"None"}
+        assert str(os.getpid()) not in {process for process, _ in said}
+        # and one that wants more memory than the job has
+        change(promotion, look, "    filled = bytearray(2**30)\n")
+        change(folder / "models/demand/model.toml", 'memory = "1GiB"', 'memory = "500MiB"')
+        with (
+            Platform.open(folder, clock=FixedClock(NOW), variables={}) as held,
+            pytest.raises(ResourceError, match=r"500 ?MiB"),
+        ):
+            held.models["demand"].train()
+
+
 def test_a_champion_with_an_older_function_is_judged_by_its_own(crowned: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(crowned, tmp_path / "shop")
     change(folder / "features/promotion.py", "share = offered_eur / price_eur", "share = price_eur / offered_eur")
@@ -245,3 +271,85 @@ def test_a_champion_with_an_older_function_is_judged_by_its_own(crowned: Path, t
         alone, beside = demand.gate(1), demand.gate(version)
     assert alone.candidate is not None
     assert beside.champion == pytest.approx(alone.candidate)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A team that publishes its view and the function over it, which imports a module of its own."""
+    folder = write(tmp_path_factory.mktemp("borrowed") / "shop")
+    change(folder / "features/promotion.py", "[inputs]\n", "publish = true\n\n[inputs]\n")
+    with opened(folder) as platform, pytest.raises(RefusedError, match=r"reads 'item_sales.price_eur', which is not"):
+        platform.features.build("promotion")
+    change(folder / "features/item_sales.sql", 'ttl = "3d"', 'publish = true\nttl = "3d"')
+    with opened(folder) as platform:
+        built = platform.features.build()
+        assert built["promotion"].because.startswith("published as 1")
+        assert platform.features.build("promotion")["promotion"].because.startswith("published as 1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bakery(shop: Path) -> Path:
+    """Another team with a folder and a key of its own, on the same stores and tables; it has a module of the same name."""
+    folder = write(shop.parent / "bakery")
+    for name in ("item_sales.sql", "promotion.py"):
+        (folder / "features" / name).unlink()
+    (folder / "features/_weekdays.py").write_text("def number(at):\n    raise RuntimeError('not mine')\n")
+    text = (folder / "towpath.toml").read_text().replace('name = "shop"', 'name = "bakery"')
+    stores = f'\n[stores]\nobjects = "{shop}/.towpath/objects"\nonline = "lmdb://{shop}/.towpath/online"\n'
+    (folder / "towpath.toml").write_text(text + stores)
+    (folder / "models/demand").rename(folder / "models/bread")
+    shutil.rmtree(folder / "monitors")
+    toml = folder / "models/bread/model.toml"
+    toml.write_text(
+        toml.read_text().replace(
+            '["promotion.*"]', '["shop/promotion.share", "shop/promotion.weekday", "shop/promotion.bold"]'
+        )
+    )
+    code = folder / "models/bread/model.py"
+    code.write_text(code.read_text().replace('rows["promotion.', 'rows["shop/promotion.'))
+    case = {"request": {"shop/item_sales.price_eur": 2.0, "offered_eur": 1.0}, "answer": 50.0, "tolerance": 500.0}
+    (folder / "models/bread/golden.jsonl").write_text(json.dumps(case) + "\n")
+    return folder
+
+
+def test_code_of_another_team_runs_only_where_its_key_is_trusted(shop: Path, bakery: Path) -> None:
+    with opened(bakery) as platform, pytest.raises(RefusedError, match="trust"):
+        platform.models["bread"].train()
+    (bakery / ".towpath/keys").mkdir(parents=True, exist_ok=True)
+    for key in (shop / ".towpath/keys").glob("*.pub"):
+        shutil.copy(key, bakery / ".towpath/keys")
+    with opened(bakery) as platform:
+        with pytest.raises(UnknownError, match="did you mean 'shop/promotion'"):
+            platform.features.locks(["shop/promoton.share"])
+        # then it is trained on, in the job, with the publisher's own module and not ours of the same name
+        bread = platform.models["bread"]
+        version = bread.train().version
+        verdict = bread.gate()
+        assert all(rule.passed for rule in verdict.rules if "golden" in rule.name), verdict.rules
+        bread.promote(because="a test", override=True)
+        manifest = bread.manifest(version)
+        assert [lock.path for lock in manifest.on_demand] == ["_published/shop/features/promotion.py"]
+        # and answered alike by the batch, by one row, and by hand
+        tried = bread.try_row({"item_id": "item_01", "offered_eur": 1.0})
+        by_hand = platform.features.get("shop/promotion", ["item_01"], inputs={"offered_eur": 1.0})
+        assert tried.features["shop/promotion.share"] == by_hand["shop/promotion.share"]
+        assert "shop/promotion.share" not in tried.missing
+        assert tried.source == "champion"
+        assert platform.features.show("shop/promotion")["reads"]["price_eur"] == "shop/item_sales.price_eur"
+
+
+def test_code_that_is_not_what_was_signed_never_runs(shop: Path, bakery: Path, tmp_path: Path) -> None:
+    objects = shop / ".towpath/objects/features/shop/promotion/functions"
+    (code,) = objects.glob("*.zip")
+    kept = code.read_bytes()
+    try:
+        code.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with opened(bakery) as platform, pytest.raises(RefusedError, match="not what was signed"):
+            platform.features.locks(["shop/promotion.share"])
+    finally:
+        code.write_bytes(kept)
+    # and a change of a module behind it is a new publication, which the next training reads
+    change(shop / "features/_weekdays.py", "Monday is 0", "Monday is none")
+    with opened(shop) as platform:
+        assert platform.features.build("promotion")["promotion"].because.startswith("published as 2")

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,15 +79,16 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
 
 
-def predict(handle: "ModelHandle", *, to: Path | None = None) -> Predicted:
+def predict(handle: "ModelHandle", *, to: Path | str | None = None) -> Predicted:
     """Answer every row of the newest moment of the spine; see `ModelHandle.predict`."""
-    if to is not None and to.suffix not in _TO:
+    if isinstance(to, Path) and to.suffix not in _TO:
         raise InputError(f"'{to}' ends in none of {', '.join(_TO)}.", mend="--to answers.parquet")
     platform, now = handle.platform, handle.platform.now()
     started = time.perf_counter()
     spine = _newest_rows(handle)
     moment = spine.column(handle.folder.training.header.time)[0].as_py()
-    deployment = _live(handle)[handle.name]
+    live = _live(handle)
+    deployment = live[handle.name]
     run = Run(
         run_id=f"{handle.name}-{now:%Y%m%dT%H%M%S}-{time.time_ns() % 10**9:09d}",
         project=platform.settings.project.name,
@@ -98,15 +100,21 @@ def predict(handle: "ModelHandle", *, to: Path | None = None) -> Predicted:
     )
     journal.write_run(platform.objects, run, clock=platform.clock)
     try:
-        answered = _answer_rows(handle, deployment, spine, run.run_id)
+        with _closing(live):
+            answered = _answer_rows(handle, deployment, spine, run.run_id)
     except BaseException as error:
         failed = msgspec.structs.replace(run, status="failed", finished_at=platform.now(), error=str(error)[:2_000])
         journal.write_run(platform.objects, failed, clock=platform.clock)
         raise
     done = msgspec.structs.replace(run, status="done", finished_at=platform.now(), written_rows=spine.num_rows)
     journal.write_run(platform.objects, done, clock=platform.clock)
-    if to is not None:
+    if isinstance(to, Path):
         _write(_answers(handle, spine, answered), to)
+    elif to is not None:
+        from towpath.warehouse import TakesTables
+
+        assert isinstance(platform.warehouse, TakesTables)
+        platform.warehouse.write_table(to, _answers(handle, spine, answered))
     counts: dict[str, int] = {}
     for part in answered:
         for source, reason in zip(part.sources, part.reasons, strict=True):
@@ -126,9 +134,16 @@ def predict(handle: "ModelHandle", *, to: Path | None = None) -> Predicted:
 
 def try_row(handle: "ModelHandle", row: Mapping[str, object], *, version: int | None = None) -> Tried:
     """Answer one row here; see `ModelHandle.try_row`."""
+    live = _live(handle) if version is None else {handle.name: _with_version(handle, version)}
+    with _closing(live):
+        return _tried(handle, row, live, version)
+
+
+def _tried(
+    handle: "ModelHandle", row: Mapping[str, object], live: "Mapping[str, Deployment]", version: int | None
+) -> Tried:
     from towpath.serving.responder import Responder
 
-    live = _live(handle) if version is None else {handle.name: _with_version(handle, version)}
     deployment = live[handle.name]
     number = version or deployment.policy.state.champion
     served = deployment.versions.get(number) if number is not None else None
@@ -329,6 +344,16 @@ def _all(*conditions: Any) -> Any:
     return found
 
 
+@contextmanager
+def _closing(live: "Mapping[str, Deployment]") -> Generator[None]:
+    """Let go of the models afterwards: those in processes of their own would stay."""
+    try:
+        yield
+    finally:
+        for deployment in live.values():
+            deployment.close()
+
+
 def _live(handle: "ModelHandle") -> "Mapping[str, Deployment]":
     """The model, and those that its chain asks, as a server would have them at this moment."""
     from towpath.serving.deployments import StoreDeployments
@@ -346,6 +371,7 @@ def _live(handle: "ModelHandle") -> "Mapping[str, Deployment]":
         open_reader=reader,
         clock=platform.clock,
         only=(handle.name,),
+        spare=False,
     )
     deployments.poll()
     if handle.name not in deployments.live:
@@ -355,7 +381,8 @@ def _live(handle: "ModelHandle") -> "Mapping[str, Deployment]":
 
 def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
     """The model with one version by number, whether it was ever promoted or not."""
-    from towpath.models import load_on_demand, load_version
+    from towpath.apart import open_version
+    from towpath.models import load_on_demand
     from towpath.registry import versions
     from towpath.registry.log import TrafficState
     from towpath.serving.deployment import Deployment
@@ -377,7 +404,7 @@ def _with_version(handle: "ModelHandle", number: int) -> "Deployment":
         versions={
             number: Served(
                 manifest,
-                load_version(manifest, folder),
+                open_version(manifest, folder, environments=platform.environments),
                 reader=reader,
                 functions=load_on_demand(manifest, folder),
                 heuristics=heuristics,
@@ -441,14 +468,15 @@ def _answers(handle: "ModelHandle", spine: "pa.Table", answered: "Sequence[Answe
 
     header = handle.folder.training.header
     table = spine.select([*header.keys, header.time])
-    for name, values in {
-        "prediction": [value for part in answered for value in part.predictions],
-        "version": [value for part in answered for value in part.versions],
-        "source": [value for part in answered for value in part.sources],
-        "reason": [value for part in answered for value in part.reasons],
-    }.items():
-        table = table.append_column(name, pa.array(values))
-    return table
+    predictions = pa.array([value for part in answered for value in part.predictions])
+    if pa.types.is_null(predictions.type):  # not one number among them, and the column has one type from run to run
+        predictions = predictions.cast(pa.float64())
+    return (
+        table.append_column("prediction", predictions)
+        .append_column("version", pa.array([value for part in answered for value in part.versions], pa.int64()))
+        .append_column("source", pa.array([value for part in answered for value in part.sources], pa.string()))
+        .append_column("reason", pa.array([value for part in answered for value in part.reasons], pa.string()))
+    )
 
 
 def _write(table: "pa.Table", to: Path) -> None:

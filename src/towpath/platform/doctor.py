@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from towpath.apart import find_uv
 from towpath.errors import TowpathError
+from towpath.project.locks import lock_beside
 from towpath.settings import masked
 from towpath.stores.online import Inspected
 
@@ -75,7 +77,7 @@ def findings(platform: "Platform") -> list[Finding]:
         ("grpc port", lambda: _port(platform.settings.serving.host, platform.settings.serving.grpc_port)),
         ("system", _system),
     ]
-    return [_looked(what, look) for what, look in looks] + _second_machine(platform) + _frameworks()
+    return [_looked(what, look) for what, look in looks] + _second_machine(platform) + _locks(platform) + _frameworks()
 
 
 def _looked(what: str, look: Callable[[], str]) -> Finding:
@@ -168,6 +170,24 @@ def _system() -> str:
         raise TowpathError("native Windows cannot serve.", mend="use WSL; tow check and tow train may work")
     workers = "" if sys.platform == "linux" else "; one worker here"
     return f"Python {sys.version.split()[0]} on {sys.platform}{workers}"
+
+
+def _locks(platform: "Platform") -> list[Finding]:
+    """Whether the environments of models with a lock of their own can be built here."""
+    try:
+        locked = [name for name, model in platform.project.models.items() if lock_beside(model.folder) is not None]
+    except TowpathError:  # said of the project
+        return []
+    if not locked:
+        return []
+    found = _looked("uv", find_uv)
+    if found.state == "ok":
+        return [found]
+    return [
+        msgspec.structs.replace(
+            found, detail=f"not installed, and models have a lock of their own: {', '.join(locked)}"
+        )
+    ]
 
 
 def _frameworks() -> list[Finding]:

@@ -1,7 +1,6 @@
 """Feature views of a project: training sets, the online table, reads, publishing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
@@ -19,11 +18,13 @@ if TYPE_CHECKING:
 
     from towpath.features import Built, Difference, OnlineReader, Split, TrainingSetManifest, View
     from towpath.models.manifest import FeatureLock
+    from towpath.platform.building import Building
     from towpath.platform.evolution import PlanRow, Pruned
     from towpath.platform.opened import Platform
     from towpath.platform.skew import Skew
     from towpath.platform.viewed import Viewed
     from towpath.project import Project
+    from towpath.project.on_demand import OnDemandFile
     from towpath.serving.push import PushAnswer
 
 __all__ = ["Features", "ViewRow"]
@@ -59,6 +60,7 @@ class Features:
         self._platform = platform
         self._described: dict[str, View] = {}
         self._readers: dict[tuple[str, ...], OnlineReader] = {}
+        self._borrowed: dict[str, OnDemandFile | None] = {}
 
     def __repr__(self) -> str:
         return shown.or_the_fault(lambda: shown.as_text(self._title(), self._shown()))
@@ -165,7 +167,7 @@ class Features:
         """
         from towpath.platform import looked_at
 
-        if name in self._platform.project.on_demand:
+        if self.on_demand(name) is not None:
             return looked_at.on_demand_shown(self._platform, name)
         if "/" in name:
             return looked_at.published_shown(self._platform, name)
@@ -271,7 +273,11 @@ class Features:
             raise InputError(
                 f"as_of is '{as_of}'.", mend="'known', or 'event', which asks of no row whether it had landed"
             )
-        query = Query.parse(spine, "spine") if isinstance(spine, str) else spine
+        query = (
+            Query.parse(spine, "spine", dialect=self._platform.settings.warehouse.dialect)
+            if isinstance(spine, str)
+            else spine
+        )
         asked = training_sets.Asked(self.split(features), keys, time, as_of, dict(parameters or {}))
         if to is None:
             return training_sets.read(self._platform, query, asked)
@@ -296,7 +302,39 @@ class Features:
             raise InputError(f"The features are one text, '{names}', and no list.", mend=f'["{names}"]')
         if bare := [name for name in names if "." not in name]:
             raise InputError(f"'{bare[0]}' says no view.", mend=f"<view>.{bare[0]}, or <view>.* for all of a view")
-        return features.split(names, self._platform.project.on_demand)
+        return features.split(names, self._functions(names))
+
+    def on_demand(self, name: str) -> "OnDemandFile | None":
+        """An on-demand file by name, also one that another project published as ``project/name``; none where it is none.
+
+        Raises:
+            RefusedError: Another project's is signed by nobody whom this one trusts.
+        """
+        own = self._platform.project.on_demand
+        if name in own or "/" not in name:
+            return own.get(name)
+        if name not in self._borrowed:
+            from towpath.platform.borrowed import borrowed
+
+            self._borrowed[name] = borrowed(self._platform, name)
+        return self._borrowed[name]
+
+    def _functions(self, names: Sequence[str]) -> "dict[str, OnDemandFile]":
+        """The project's on-demand files, and those of others that some features belong to, or that those read."""
+        found = dict(self._platform.project.on_demand)
+        waiting = [name.rpartition(".")[0] for name in names]
+        waiting += [one.type.rpartition(".")[0] for file in found.values() for one in file.header.inputs.values()]
+        seen = set[str]()
+        while waiting:
+            name = waiting.pop()
+            if "/" not in name or name in seen:
+                continue
+            seen.add(name)
+            file = self.on_demand(name)
+            if file is not None:
+                found[name] = file
+                waiting += [one.type.rpartition(".")[0] for one in file.header.inputs.values()]
+        return found
 
     def build(
         self,
@@ -323,10 +361,29 @@ class Features:
             InputError: The interval begins before the view's ``start``; or the view is never online, or another project's.
             UnknownError: There is no such view, with the nearest name.
             ProjectError: The engine refuses a view; or the form of it that live models read, which then stands as it was built.
+                Views that do not hang on it are built all the same, and named in the error.
         """
-        from towpath import features
-        from towpath.platform import push, remembered
+        return self.building(view, since=since, until=until, full=full, progress=progress).whole()
 
+    def building(
+        self,
+        view: str | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        full: bool = False,
+        progress: "Callable[[str, int], None] | None" = None,
+    ) -> "Building":
+        """What `build` does, where the failure of a view is an answer and no error; see there.
+
+        Raises:
+            InputError: The view is never online, or another project's.
+            UnknownError: There is no such view, with the nearest name.
+        """
+        from towpath.platform import building
+
+        if view in self._platform.project.on_demand and self._platform.project.on_demand[view].header.publish:
+            return building.build(self._platform, view)
         if view and "/" in view:
             project, _, bare = view.partition("/")
             self.view(view)  # says what is near
@@ -340,55 +397,7 @@ class Features:
                 self.view(view).place("online"),
                 "online = true, or leave it to training",
             )
-        live = evolution.needs(self._platform)
-        names = [view] if view else evolution.names(self._platform, live)
-        built: dict[str, Built] = {}
-        failed: dict[str, ProjectError] = {}
-        for name in names:
-            with self._ill_named(name):
-                forms = evolution.needed(self._platform, name, live)
-            for form in forms:
-                called = name if form.current else f"{name}, version {form.view.version}"
-                described = self._recorded(form.view) if form.current else form.view
-                landing = remembered.LandingSeen()
-                try:
-                    with self._ill_named(name):
-                        if form.current:
-                            push.expire(self._platform, described)
-                        elif wrong := evolution.lost(self._platform, described):
-                            raise ProjectError(
-                                f"{', '.join(wrong)}."
-                            )  # what it wrote would not be what models were trained on
-                        built[called] = features.build(
-                            described,
-                            remembered.overheard(self._platform.warehouse, landing),
-                            self._platform.online,
-                            as_of=until or self._platform.now(),
-                            since=since,
-                            full=full,
-                            clock=self._platform.clock,
-                            progress=(lambda rows, called=called: progress(called, rows)) if progress else None,
-                        )
-                except ProjectError as error:
-                    if form.current:
-                        raise
-                    failed[f"{called}, which {', '.join(form.by)} reads"] = error
-                if form.current:
-                    remembered.build_seen(self._platform, described, built[called], landing)
-                    if described.header.publish:
-                        self._publish(described)
-        if failed:
-            said = [f"{who}: {error.what}" for who, error in failed.items()]
-            raise ProjectError(
-                "Not every form that live models read could be built.",
-                mend="tow features plan; promote a version that reads the new form, or bring the old columns back",
-                problems=said,
-            )
-        return built
-
-    def _ill_named(self, view: str) -> "AbstractContextManager[None]":
-        """Where the block fails, name the ill source of a view that has a file."""
-        return self._platform.sources.named(view) if view in self._platform.project.views else nullcontext()
+        return building.build(self._platform, view, since=since, until=until, full=full, progress=progress)
 
     def plan(self, view: str | None = None) -> "list[PlanRow]":
         """What a build would do, what changed, and what that breaks for live models; nothing is built or written.
@@ -441,7 +450,7 @@ class Features:
         Raises:
             InputError: The key has another number of parts than the view's entity.
         """
-        if view in self._platform.project.on_demand:
+        if self.on_demand(view) is not None:
             return on_demand.get(self._platform, view, key, inputs or {})
         if inputs:
             raise InputError(f"'{view}' reads no column of the request.", mend="leave --input out")
@@ -575,9 +584,10 @@ class Features:
         """Write down the forms of the views that some features belong to, so that what is trained on them finds its table."""
         for called, view in self.views_of(self.split(names).features).items():
             if "/" not in called:
-                self._recorded(view)
+                self.recorded(view)
 
-    def _recorded(self, view: "View") -> "View":
+    def recorded(self, view: "View") -> "View":
+        """A view with its form written down, where it was not before."""
         from towpath import features
 
         recorded = features.record(self._platform.objects, view, by=self._platform.who, clock=self._platform.clock)
@@ -585,7 +595,18 @@ class Features:
         self._readers.clear()  # they would look a second longer where the rows were before
         return recorded
 
-    def _publish(self, view: "View") -> None:
+    def read_by(self, name: str) -> tuple[str, ...]:
+        """What of the project reads a view: on-demand features, then models, each told as such."""
+        project = self._platform.project
+        functions = [
+            one
+            for one in project.on_demand
+            if name in {read.partition(".")[0] for read in self.split([f"{one}.*"]).features}
+        ]
+        return (*(f"on-demand '{one}'" for one in functions), *(f"model '{one}'" for one in _users(project, name)))
+
+    def publish(self, view: "View") -> None:
+        """Let other projects of the fleet read a view as it stands."""
         from towpath.registry import claims
 
         settings = self._platform.settings.project
@@ -659,5 +680,5 @@ def _on_demand_row(project: "Project", name: str) -> ViewRow:
         known_at=False,
         online_rows=0,
         used_by=_users(project, name),
-        published=False,
+        published=project.on_demand[name].header.publish,
     )

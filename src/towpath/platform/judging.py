@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,29 +37,44 @@ class _Candidate:
     """One version, fetched, loaded and asked about the held-out rows."""
 
     def __init__(self, handle: "ModelHandle", version: int, cache: Path) -> None:
-        from towpath.models import load_version
+        from towpath.apart import open_version
         from towpath.registry import versions
 
         self.manifest: Manifest = handle.manifest(version)
         self.folder = versions.fetch(handle.platform.objects, self.manifest, cache)
-        self.model: Model = load_version(self.manifest, self.folder)
+        self.model: Model = open_version(
+            self.manifest,
+            self.folder,
+            environments=handle.platform.environments,
+            variables=handle.platform.variables,
+        )
 
     def answers(self, columns: "Mapping[str, NDArray[Any]]") -> "NDArray[Any]":
         return next(iter(self.model.predict(columns).values()))
 
+    def close(self) -> None:
+        self.model.close()
+
 
 def judge_version(handle: "ModelHandle", version: int) -> Verdict:
-    """Judge a version against the champion of this moment, and store the verdict; see `ModelHandle.gate`."""
+    """Judge a version against the champion of this moment, and store the verdict; see `ModelHandle.gate`.
+
+    It is loaded as it will be served: where that is a process of its own, every proof is given there.
+    """
+    cache = handle.platform.folder / ".towpath" / "cache" / "versions"
+    with closing(_Candidate(handle, version, cache)) as candidate:
+        return _judged(handle, candidate, cache)
+
+
+def _judged(handle: "ModelHandle", candidate: _Candidate, cache: Path) -> Verdict:
     import pyarrow.parquet as pq
 
     from towpath.models import columns_of
     from towpath.registry import versions
 
-    platform = handle.platform
-    cache = platform.folder / ".towpath" / "cache" / "versions"
+    platform, version = handle.platform, candidate.manifest.version
     entry = handle.current()
     against = entry.state.champion if entry else None
-    candidate = _Candidate(handle, version, cache)
     manifest = candidate.manifest
     holdout: pa.Table = pq.read_table(candidate.folder / "holdout.parquet")
     names = [field.name for field in manifest.signature.inputs]
@@ -116,10 +132,15 @@ def _others_answers(
 
     On-demand features that the candidate computes by the same code stay; all others are its own to compute.
     """
-    from towpath.models import columns_of, load_on_demand
-    from towpath.platform.on_demand import appended_by
+    with closing(_Candidate(handle, version, cache)) as champion:
+        return _answers_of(handle, champion, holdout, candidate)
 
-    champion = _Candidate(handle, version, cache)
+
+def _answers_of(
+    handle: "ModelHandle", champion: _Candidate, holdout: "pa.Table", candidate: "Manifest"
+) -> "NDArray[Any]":
+    from towpath.models import columns_of, load_on_demand
+
     manifest = champion.manifest
     names = [field.name for field in manifest.signature.inputs]
     same = {lock.digest for lock in candidate.on_demand}
@@ -138,7 +159,7 @@ def _others_answers(
         table = handle.platform.features.training_set(spine, known, keys=candidate.entity, time=candidate.time)
         functions = load_on_demand(manifest, champion.folder)
         if functions:
-            table = appended_by(functions, table, manifest.features, project=own, time=candidate.time)
+            table = views.appended_by(functions, table, manifest.features, project=own, time=candidate.time)
         holdout = views.with_defaults(table, [*manifest.features, *manifest.on_demand], own)
     return champion.answers(columns_of(holdout.select(names)))
 
@@ -216,7 +237,9 @@ def _footprint(handle: "ModelHandle", candidate: _Candidate, columns: "Mapping[s
     row = {name: _json(values[0]) for name, values in columns.items()}
     with tempfile.TemporaryDirectory() as made:
         manifest = msgspec.json.encode(candidate.manifest)
-        argv = prepare(Path(made) / "footprint", manifest, candidate.folder, row)
+        argv = prepare(
+            Path(made) / "footprint", manifest, candidate.folder, row, environments=handle.platform.environments
+        )
         variables = {
             name: handle.platform.variables[name]
             for name in candidate.manifest.variables

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_kit"]
 
-_TEMPLATES = ("call.sh", "call.py", "call_grpc.py")
+_TEMPLATES = ("call.sh", "call.py", "call_client.py", "call_grpc.py")
 _EMPTY = {"BYTES": "text", "BOOL": False}
 
 

@@ -337,8 +337,8 @@ class ModelHandle:
             segment=segment,
         )
 
-    def predict(self, *, to: Path | None = None) -> "Predicted":
-        """Answer every row of the newest moment of the spine: one run, journalled."""
+    def predict(self, *, to: Path | str | None = None) -> "Predicted":
+        """Answer every row of the newest moment of the spine: one run, journalled; `to` is a file, or a table as text."""
         from towpath.platform.answering import predict
 
         return predict(self, to=to)

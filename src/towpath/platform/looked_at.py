@@ -22,7 +22,8 @@ def on_demand_shown(platform: "Platform", name: str) -> dict[str, Any]:
     Raises:
         ProjectError: A view that it reads is refused by the engine.
     """
-    file = platform.project.on_demand[name]
+    file = platform.features.on_demand(name)
+    assert file is not None
     header = file.header
     asked = platform.features.split([f"{name}.*"])
     views = platform.features.views_of(asked.features).values()

@@ -9,36 +9,51 @@ import numpy as np
 
 from towpath import features as room
 from towpath.errors import InputError, nearest
-from towpath.features.on_demand import MOMENT, column_of, gaps
-from towpath.project.on_demand import TIME
+from towpath.features.on_demand import MOMENT, gaps
 from towpath.types import micros
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from towpath.features import FeatureLock, OnDemand, Split
     from towpath.platform.opened import Platform
+    from towpath.project.on_demand import OnDemandFile
 
-__all__ = ["appended", "appended_by", "functions_of", "get", "input_of", "read"]
+__all__ = ["appended", "split_code", "functions_of", "get", "input_of", "read"]
 
 
 def functions_of(platform: "Platform", asked: "Split", locks: "Sequence[FeatureLock]") -> "tuple[OnDemand, ...]":
     """The functions behind the features that were asked for, as the project's files stand."""
     if not asked.files:
         return ()
-    from towpath.models import on_demand_of, pack_code
+    from towpath.models import on_demand_of
 
     own = platform.settings.project.name
-    code = pack_code(platform.folder, None, [file.file for file in asked.files])
+    code = _packed(platform, asked.files)
     return on_demand_of(code, room.lock_on_demand(asked.files, locks, own), root=platform.folder)
+
+
+def _packed(platform: "Platform", files: "Sequence[OnDemandFile]") -> bytes:
+    from towpath.models import pack_code
+
+    own, beside = split_code(files)
+    return pack_code(platform.folder, None, own, beside=beside)
+
+
+def split_code(files: "Sequence[OnDemandFile]") -> "tuple[list[Path], dict[str, bytes]]":
+    """The project's own files, and the code of other projects by its path in ``code.zip``."""
+    beside = {path: data for file in files for path, data in file.files.items()}
+    return [file.file for file in files if not file.files], beside
 
 
 def appended(platform: "Platform", table: "pa.Table", asked: "Split", *, time: str) -> "pa.Table":
     """A training set with its on-demand features; what only they read is left out."""
     locks = platform.features.locks(asked.features)
     functions = functions_of(platform, asked, locks)
-    whole = appended_by(functions, table, locks, project=platform.settings.project.name, time=time)
+    whole = room.appended_by(functions, table, locks, project=platform.settings.project.name, time=time)
     given = {name for one in functions for name in one.outputs}
     kept = whole.drop_columns([*asked.hidden, *(given - set(asked.computed))])
     manifest = room.manifest_of(table)
@@ -51,43 +66,13 @@ def _read(
     platform: "Platform", asked: "Split", functions: "Sequence[OnDemand]", locks: "Sequence[FeatureLock]"
 ) -> "tuple[room.FunctionRead, ...]":
     """What decides the values of functions beside their inputs: code, types, and the defaults that they see."""
-    from towpath.models import pack_code
-
     seen = [(lock.view, column) for lock in locks for column in lock.columns]
     found: list[room.FunctionRead] = []
     for one, file in zip(functions, asked.files, strict=True):
-        code = pack_code(platform.folder, None, [file.file])
+        code = _packed(platform, [file])
         digest = hashlib.sha256(msgspec.json.encode((one.lock.inputs, one.lock.columns, seen)) + code).hexdigest()
         found.append(room.FunctionRead(view=one.view, digest=f"sha256:{digest}"))
     return tuple(found)
-
-
-def appended_by(
-    functions: "Sequence[OnDemand]", table: "pa.Table", locks: "Sequence[FeatureLock]", *, project: str, time: str
-) -> "pa.Table":
-    """A training set with everything that functions give; they see its features with the declared defaults in place.
-
-    Raises:
-        InputError: The spine lacks a column that a function reads, or has it in another type.
-        ModelError: A function failed.
-    """
-    filled = room.with_defaults(table, locks, project)
-    given = {name for one in functions for name in one.outputs}
-    inputs: dict[str, NDArray[Any]] = {}
-    for function in functions:
-        for one, place in zip(function.lock.inputs, function.reads, strict=True):
-            if one.reads == TIME or place in given or place in inputs:
-                continue
-            if place not in filled.column_names:
-                raise InputError(
-                    f"'{function.view}' reads '{place}', which the spine does not have"
-                    f"{nearest(place, filled.column_names)}.",
-                    function.lock.path,
-                    f"select {place} in the spine",
-                )
-            inputs[place] = column_of(filled.column(place), one.type, f"'{place}', which '{function.view}' reads,")
-    moments = column_of(table.column(time), "timestamp", f"The time column '{time}'")
-    return room.with_computed(table, functions, inputs, moments)
 
 
 def read(
@@ -161,10 +146,8 @@ def input_of(platform: "Platform", view: str, said: str) -> tuple[str, object]:
     name, equals, text = said.partition("=")
     if not equals:
         raise InputError(f"'{said}' is no input.", "--input", "--input amount=3.5")
-    files = platform.project.on_demand
-    asked = (
-        [file.header.inputs.get(name) for file in platform.features.split([f"{view}.*"]).files] if view in files else []
-    )
+    known = platform.features.on_demand(view) is not None
+    asked = [file.header.inputs.get(name) for file in platform.features.split([f"{view}.*"]).files] if known else []
     kinds = {one.type for one in asked if one is not None}
     if kinds & {"string", "timestamp"}:
         return name, text

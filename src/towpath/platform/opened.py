@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Platform"]
 
+_FILES = ("parquet", "csv", "jsonl")
 _TABLE = re.compile(r"([a-z][a-z0-9_]*)\.([a-z][a-z0-9_]*)")
 
 
@@ -118,6 +119,11 @@ class Platform:
         moved = Platform(self.folder, self.settings, clock=FixedClock(utc(as_of)), variables=self.variables)
         moved._opener = self._opener or self
         return moved
+
+    @property
+    def environments(self) -> Path:
+        """Folder of the environments that locks of models describe; servers of this folder share it."""
+        return self.folder / ".towpath" / "serving" / "environments"
 
     def now(self) -> datetime:
         """The present moment of this platform's clock."""
@@ -263,28 +269,34 @@ class Platform:
 
         Args:
             model: Its name.
-            to: Also write the answers: a file (``.parquet .csv .jsonl``), or ``schema.table`` of a warehouse of files
-                (the schema's folder must be there).
+            to: Also write the answers: a file (``.parquet .csv .jsonl``), or ``schema.table`` of a warehouse of files (the schema's
+                folder must be there) or of PostgreSQL, whose rows are replaced.
         """
         return self.models[model].predict(to=None if to is None else self.target(to))
 
-    def target(self, to: "str | Path") -> Path:
-        """Where answers go: a file as it is, ``schema.table`` as the file that the warehouse reads it from.
+    def target(self, to: "str | Path") -> "Path | str":
+        """Where answers go: a file as it is, ``schema.table`` as the file that the warehouse reads it from, or as a table there.
 
         Raises:
-            InputError: It is a table, and the warehouse is not one of files.
+            InputError: It is a table, and the warehouse takes none.
         """
         from towpath.errors import InputError
+        from towpath.settings import secret
+        from towpath.warehouse import TakesTables
 
-        scheme, _, root = self.settings.warehouse.url.partition("://")
-        named = _TABLE.fullmatch(str(to))
-        if named is None or (scheme == "duckdb" and not (self.folder / (root or "warehouse") / named[1]).is_dir()):
+        scheme, _, root = secret(self.settings.warehouse.url, self.folder, self.variables).partition("://")
+        named, at = _TABLE.fullmatch(str(to)), self.folder / (root or "warehouse")
+        if named is None or (scheme == "duckdb" and not (at / named[1]).is_dir()):
             return Path(to)
-        if scheme != "duckdb" or str(to) in self.settings.warehouse.tables:
+        if scheme == "duckdb" and str(to) not in self.settings.warehouse.tables:
+            return at / named[1] / f"{named[2]}.parquet"
+        if named[2] in _FILES:
+            return Path(to)
+        if scheme == "duckdb" or not isinstance(self.warehouse, TakesTables):
             raise InputError(
                 f"The table '{to}' is not ours to write.", "towpath.toml, [warehouse]", "--to answers.parquet"
             )
-        return self.folder / (root or "warehouse") / named[1] / f"{named[2]}.parquet"
+        return str(to)
 
     def trust_again(self) -> None:
         """Read the trusted keys anew, after the first one was made."""

@@ -25,6 +25,7 @@ def push(platform: "Platform", view: "View", rows: Any) -> PushAnswer:
     from towpath.journal import Journal
 
     listed = _listed(rows)
+    forms = [view, *_older(platform, view)]
     journal = Journal(
         platform.folder / platform.settings.serving.journal,
         server="push",
@@ -36,7 +37,7 @@ def push(platform: "Platform", view: "View", rows: Any) -> PushAnswer:
     try:
         pusher = Pusher(lambda: platform.online, journal, platform.clock)
         for start in range(0, len(listed), _CHUNK_ROWS):
-            part = pusher.push([view], listed[start : start + _CHUNK_ROWS], consumer=platform.who, strict=False)
+            part = pusher.push(forms, listed[start : start + _CHUNK_ROWS], consumer=platform.who, strict=False)
             accepted, unchanged, refused = accepted + part.accepted, unchanged + part.unchanged, refused + part.refused
             problems += [replace(one, row=one.row + start) for one in part.problems]
     finally:
@@ -88,6 +89,19 @@ def expire(platform: "Platform", view: "View") -> int:
         left = state.counted_rows - (before - counted(view, platform.warehouse, until))
         builds.put_state(platform.online, view.table, replace(state, step=state.step + 1, counted_rows=left))
     return gone
+
+
+def _older(platform: "Platform", view: "View") -> "list[View]":
+    """The older versions of a view that stand online, newest first: a live model may still read them."""
+    from towpath.features import recorded, view_of_form
+
+    siblings = view.table.rpartition(".")[0] + "."
+    standing = {table.split("~")[0] for table in platform.online.tables() if table.startswith(siblings)}
+    if standing <= {view.table}:
+        return []
+    fullest = {form.base: form for form in recorded(platform.objects, view.project, view.name)}
+    older = (view_of_form(form) for form in reversed(fullest.values()))
+    return [one for one in older if one.table in standing - {view.table}]
 
 
 def _listed(rows: Any) -> Sequence[object]:

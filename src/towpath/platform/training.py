@@ -9,7 +9,10 @@ import msgspec
 
 from towpath import features as views
 from towpath.errors import ProjectError
+from towpath.models.folders import files_of
 from towpath.models.manifest import Manifest
+from towpath.platform.on_demand import split_code
+from towpath.project.locks import lock_beside
 from towpath.types import utc
 
 if TYPE_CHECKING:
@@ -65,12 +68,13 @@ def train(
     computed = views.lock_on_demand(asked.files, locks, project.name)
     read = [name for lock in locks for name in _names(lock, project.name)]
     names = [*(name for name in read if name not in asked.hidden), *asked.computed]
-    table = views.with_defaults(_training_set(handle), [*locks, *computed], project.name)
+    table = views.with_defaults(_training_set(handle, asked), locks, project.name)
     metrics = {
         name: metric.query
         for name, metric in platform.project.metrics.items()
         if name in {declaration.gate.metric, *declaration.gate.beside}
     }
+    also, beside = split_code(asked.files)
     number = 0
 
     def publish(trained: "Trained") -> int:
@@ -99,12 +103,15 @@ def train(
         header=header,
         declaration=declaration,
         features=names,
-        also=[file.file for file in asked.files],
+        also=also,
+        beside=beside,
+        computed=training.Computed(functions=computed, views=locks, hidden=tuple(asked.hidden)) if computed else None,
         metrics=metrics,
         as_of=platform.now(),
         sample_share=sample_share,
         on_line=on_line,
         variables=platform.variables,
+        environments=platform.environments,
         publish=publish,
     )
     platform.trust_again()  # the first version may have made the key
@@ -146,28 +153,37 @@ def spine_parameters(handle: "ModelHandle") -> dict[str, object]:
 def _files(handle: "ModelHandle", trained: "Trained") -> dict[str, bytes | Path]:
     """What a version holds beside its manifest."""
     folder = handle.folder
+    artefact = trained.artefact
     files: dict[str, bytes | Path] = {
-        trained.artefact.file.path: trained.folder / trained.artefact.file.path,
+        artefact.file.path: trained.folder / artefact.file.path,
         "code.zip": trained.folder / "code.zip",
         "holdout.parquet": trained.folder / "holdout.parquet",
         "training.sql": folder.training.query.text.encode(),
     }
+    if artefact.folder:
+        inside = files_of(trained.folder / artefact.folder)
+        files |= {f"{artefact.folder}/{name}": path for name, path in inside.items()}
     if folder.golden is not None:
         files["golden.jsonl"] = folder.golden.read_bytes()
+    lock = lock_beside(folder.folder)
+    if lock is not None:
+        files[lock.name] = lock.read_bytes()
     return files
 
 
-def _training_set(handle: "ModelHandle") -> "pa.Table":
+def _training_set(handle: "ModelHandle", asked: views.Split) -> "pa.Table":
+    """The rows without on-demand features, which the job computes."""
     platform, folder = handle.platform, handle.folder
     header = folder.training.header
     table = platform.features.training_set(
         folder.training.query,
-        folder.declaration.features,
+        asked.features,
         keys=header.keys,
         time=header.time,
         parameters=spine_parameters(handle),
     )
-    missing = [name for name in (header.label, *header.segments) if name not in table.column_names]
+    known = {*table.column_names, *asked.computed}
+    missing = [name for name in (header.label, *header.segments) if name not in known]
     if missing:
         raise ProjectError(
             f"The SELECT of 'training.sql' gives no column '{missing[0]}'.",

@@ -1,1 +1,1 @@
-{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:c90deab81a8f2d46bd40f05744fa2e6f3e6661ebed7e9091849f761583b00caf","signature":"jyET2HONo28nqgqomigpfnwxb89maApKeDXdfWRcBp8mjbghf2JjFVIlOT+kI/hav9QRcBzTZh1zApvdhUFtAw=="}
+{"schema":1,"algorithm":"ed25519","key":"56475aa75463474c","digest":"sha256:285e34f1bea1ee7b576ab8c5c3eee327f19054a9cf12ae3e5f9a6fad8707d2ff","signature":"hV/5egqa6P+MvFp/Flal4sskaAmNpWXh2vBENwhjmNGa9J+Opy5V0CGHIkORvVrk+643opt2zAZV16feqiDoBQ=="}

@@ -2,6 +2,7 @@
 
 ---
 budget_ms = 30
+publish = true
 owner = "mira"
 description = "An amount beside the price."
 

@@ -1,0 +1,67 @@
+"""What an embedded engine says of a project's SQL before anything runs: types, which no parser knows."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from towpath import features as room
+from towpath.errors import ProjectError, TowpathError
+from towpath.project.lines import Lines
+from towpath.project.problem import Problem, problems_of
+from towpath.warehouse import FileWarehouse
+
+if TYPE_CHECKING:
+    from towpath.platform.opened import Platform
+    from towpath.project import ModelFolder
+    from towpath.sql import Query
+
+__all__ = ["refused_by_the_engine"]
+
+
+def refused_by_the_engine(platform: "Platform") -> list[Problem]:
+    """What builds and training would refuse: a time column that is text, a column or a function that is not there.
+
+    A server is not asked, and a file whose tables are not here is left out; both are said when they are built.
+
+    Args:
+        platform: Of a project without faults.
+    """
+    if not isinstance(platform.warehouse, FileWarehouse):
+        return []
+    there = {*platform.warehouse.tables(), *(f"landing.{view}" for view in platform.project.views)}
+    found: list[Problem] = []
+    for view in platform.project.views.values():
+        if there.issuperset(view.query.tables):
+            found += _faults(view.query, lambda view=view: room.describe(view, platform.warehouse))
+    for model in platform.project.models.values():
+        if there.issuperset(model.training.query.tables):
+            found += _faults(model.training.query, lambda model=model: _describe_spine(platform, model))
+    return found
+
+
+def _faults(query: "Query", describe: Callable[[], object]) -> list[Problem]:
+    try:
+        describe()
+    except ProjectError as error:
+        if error.problems:
+            return problems_of(error, query.path)
+        _, _, line = error.where.rpartition(":")
+        return [
+            Problem(query.path, int(line) if line.isdigit() else query.select_line, error.what.rstrip("."), error.mend)
+        ]
+    except TowpathError:
+        return []  # a file that cannot be read is told where it is read
+    return []
+
+
+def _describe_spine(platform: "Platform", model: "ModelFolder") -> None:
+    """Refuse a time column of a spine that is no time."""
+    query, header = model.training.query, model.training.header
+    schema = platform.warehouse.describe(query)
+    lines = Lines(query.header_text, query.header_line)
+    problems = [
+        f"{query.path}:{lines.of((place,))}: {place} '{name}' is {schema.field(name).type}; cast it to timestamp"
+        for place, name in (("time", header.time), ("label_time", header.label_time))
+        if name in schema.names and not str(schema.field(name).type).startswith(("timestamp", "date"))
+    ]
+    if problems:
+        raise ProjectError(f"The spine of '{model.name}' is wrong.", query.path, "cast in the SELECT", problems)
