@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--schema", "schema_wanted", is_flag=True, help="Print the JSON schema of model.toml, for an editor.")
 @json_option
 def command(folder: Path | None, schema_wanted: bool) -> None:
-    """Find every fault of a project, as file:line, what and how to mend it. Runs nothing.
+    """Find every fault of a project, as file:line, what and how to mend it. Runs nothing; of tables in files it asks for types.
 
     Exits 2 where there is one; a warning is none.
     """
@@ -29,7 +29,7 @@ def command(folder: Path | None, schema_wanted: bool) -> None:
     folder = project_folder(folder)
     found = problems(folder)
     if all(problem.warning for problem in found):
-        found = sorted([*found, *_late_views(folder)])
+        found = sorted([*found, *_seen_by_the_stores(folder)])
     faults = [problem for problem in found if not problem.warning]
     if as_json_asked():
         show(found)
@@ -40,13 +40,14 @@ def command(folder: Path | None, schema_wanted: bool) -> None:
     raise click.exceptions.Exit(2 if faults else 0)
 
 
-def _late_views(folder: Path) -> "list[Problem]":
-    """What builds remembered of landing, held against the hours of prediction."""
+def _seen_by_the_stores(folder: Path) -> "list[Problem]":
+    """Types as an embedded engine sees them; what builds remembered of landing, held against the hours of prediction."""
     from towpath.platform import Platform
+    from towpath.platform.described import refused_by_the_engine
     from towpath.platform.in_time import late_views
 
     with Platform.open(folder) as platform:
-        return late_views(platform)
+        return [*refused_by_the_engine(platform), *late_views(platform)]
 
 
 def _counted(count: int, what: str) -> str:

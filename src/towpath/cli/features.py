@@ -73,14 +73,17 @@ def build(
     """Bring the online table of VIEW, or of all views, up to what was known at --as-of. Run it again after a crash.
 
     Reads what became known since the last build where landing can be followed; tow features plan says so beforehand.
+    A view that fails stops none of the others; the failures are said in the end, with what hangs on them.
     """
     from towpath.platform import Platform
 
     with Platform.open(project).at(as_of) as platform, working("building features") as say:
-        built = platform.features.build(
+        done = platform.features.building(
             view, since=since, until=until, full=full, progress=lambda name, rows: say(f"{name}: {rows:,} rows")
         )
-    show([{"view": name, **_facts(result)} for name, result in built.items()])
+    if done.built or not done.failed:
+        show([{"view": name, **_facts(result)} for name, result in done.built.items()])
+    done.whole()
 
 
 @command.command("plan")

@@ -16,7 +16,7 @@ from towpath.cli.show import as_json_asked, show, working
     "--to",
     default=None,
     metavar="FILE|TABLE",
-    help="Also write the answers: a .parquet, .csv or .jsonl file, or schema.table of a warehouse of files.",
+    help="Also write the answers: a .parquet, .csv or .jsonl file, or schema.table of a warehouse of files or of PostgreSQL, whose rows are replaced.",
 )
 @project_option
 @json_option

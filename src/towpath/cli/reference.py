@@ -4,6 +4,7 @@
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 import click
 import msgspec
 
-from towpath.errors import CallerError, OwnerError, RetryError, TooLargeError, TowpathError
+from towpath.cli.wire import EXAMPLES, METHODS, TENSORS
+from towpath.errors import CallerError, OwnerError, RetryError, TowpathError, by_code
 from towpath.project.reference import fields_said, type_said
 from towpath.types import REASONS, Reason
 
@@ -49,15 +51,28 @@ _DOORS = (
     ("GET /v2/models/<model>", "", "inputs and outputs with names, types and shapes; loaded versions; the traffic unit"),
     ("GET /v2/models/<model>/ready", "", "200 or 503; also `/v2/models/<model>/versions/<n>/ready`"),
     ("POST /v2/models/<model>/infer", "an Open Inference Protocol request, JSON or binary tensors; also under `versions/<n>`", "tensors, and `parameters.towpath`"),
+    ("GET /openapi.json", "", "this server in OpenAPI 3.1, typed by model, with golden cases as examples; `/openapi/<model>.json` for one model"),
+    ("GET /docs", "", "the same as a page for people"),
+    ("GET /v2/models/<model>/config", "", "the metadata in the words of Triton's model configuration; also under `versions/<n>`"),
+    ("GET /v2/models/<model>/stats", "", "counts and times of each loaded version, all workers added up; also under `versions/<n>`, and `/v2/models/stats` for all models"),
+    ("POST /v2/repository/index", '`{"ready": true}` for those that answer, or nothing', "each loaded version with `state` and `reason`"),
+    ("POST /v2/repository/models/<model>/load", "nothing; scope `manage`", "200 `{}`: takes an `unload` back, and tries again what could not be loaded"),
+    ("POST /v2/repository/models/<model>/unload", "nothing; scope `manage`", "200 `{}`: rows go to the fallback on every server, until somebody loads it"),
+    ("POST /invocations/<model>", "what MLflow's clients send: `dataframe_split`, `dataframe_records`, `instances`, `inputs`, or CSV; `/invocations` where exactly one model is served", '`{"predictions": […]}`, and who answered under `towpath`'),
+    ("GET /ping", "", "200 when ready, else 503; as MLflow's servers"),
+    ("GET /version", "", "of Towpath"),
     ("GET /metrics", "", "counts and latencies in Prometheus' text format, all workers added up"),
     ("GET /health", "", "state of the worker and of each model; also `/health/ready`"),
 )  # fmt: skip
 """Method and path, what goes in, what comes out."""
 _SCOPES = (
-    ("predict", "`/predict`, `/v2/…/infer`, `ModelInfer`"),
+    ("predict", "`/predict`, `/v2/…/infer`, `/invocations`, `ModelInfer`, `ModelStreamInfer`"),
     ("outcomes", "`/outcomes`"),
     ("features", "`/features`"),
-    ("manage", "`/kill`, `/revive`; without keys anybody on this machine, and nobody else"),
+    (
+        "manage",
+        "`/kill`, `/revive`, `/v2/repository/models/…/load` and `unload`, over gRPC, too; without keys anybody on this machine, and nobody else",
+    ),
 )
 _TURNED_AWAY = (
     (
@@ -82,8 +97,23 @@ _HEADERS = (
     ),
     ("Towpath-Timeout-Ms", "The caller's own deadline; the model's `serving.timeout_ms` is the most."),
     ("X-Request-Id", "Goes into the answer, the log and the journal; made where it is missing."),
-    ("traceparent", "Goes back as it came."),
-    ("Inference-Header-Content-Length", "Of binary tensors: how many bytes of the body are JSON."),
+    ("traceparent", "Goes back as it came; with `serving.traces` as the span of this server in that trace."),
+    (
+        "Inference-Header-Content-Length",
+        "Of binary tensors: how many bytes of the body are JSON, once it is unpacked; also in answers.",
+    ),
+    (
+        "Content-Encoding",
+        "`gzip`, `deflate` or `identity`: how the body is packed. It may unpack to `serving.max_body_bytes`; what is more is 413.",
+    ),
+    (
+        "Accept-Encoding",
+        "Answers of 4 KiB or more are packed with gzip or deflate for whoever names it.",
+    ),
+    (
+        "towpath-compression",
+        "Metadata of gRPC, `gzip`, `deflate` or `identity`: how answers are packed; as the caller packs its own messages unless given.",
+    ),
 )
 
 
@@ -117,14 +147,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 def error_classes() -> list[type[TowpathError]]:
     """Every kind of error, in the order in which they are declared."""
-
-    def walk(kind: type[TowpathError]) -> Iterator[type[TowpathError]]:
-        for inner in kind.__subclasses__():
-            if inner.__module__ == TowpathError.__module__:
-                yield inner
-                yield from walk(inner)
-
-    return list(walk(TowpathError))
+    return [kind for kind in by_code().values() if kind is not TowpathError]
 
 
 def _page(title: str, lead: str, *parts: str) -> str:
@@ -237,6 +260,20 @@ def _wire() -> str:
         "A `GET` answers to `HEAD` too.",
         "## Headers",
         _table(("header", "what"), [(f"`{name}`", said) for name, said in _HEADERS]),
+        "## gRPC",
+        _table(
+            ("method", "over HTTP", "to know"),
+            [(f"`{name.replace(', ', '`, `')}`", http, said) for name, http, said in METHODS],
+        ),
+        "## Tensors, statistics, repository",
+        TENSORS,
+        "## Examples",
+        "Of a model `demand` that adds up `a` and `b`; `…` differs from call to call.",
+        *(
+            f"### {title}\n\n```http\n{asked}\n```\n\n```json\n{json.dumps(json.loads(told), indent=1, ensure_ascii=False)}\n```"
+            for title, asked, told in EXAMPLES
+        ),
+        "## Messages",
         *(_struct(kind) for kind in (Answer, AnswerRow, Outcome, PushAnswer, RefusedRow, Switch, Switched)),
         "Over `/v2` the fields of a row stand in `parameters.towpath`: one value where it is the same for all rows, else a list.",
         "## Reasons",
@@ -244,7 +281,8 @@ def _wire() -> str:
         _table(("reason", "what happened"), [(f"`{name}`", REASONS_SAID[name]) for name in REASONS]),
         "## Errors",
         "A request that cannot be answered at all gets this, with a status of the caller's (4xx) or of ours (503 with `Retry-After`). There "
-        "is no 500 and no traceback. Over gRPC the code stands in the trailing metadata `towpath-code`.",
+        "is no 500 and no traceback. Over gRPC the code stands in the trailing metadata `towpath-code`. `Retry-After` (gRPC: `retry-after`) is from 1 to "
+        "30 s: the predicted wait of the queue, the refill of the quota, the rest of an open circuit's pause; 1 where nothing is known.",
         _struct(WireError),
         _table(("code", "HTTP", "gRPC", "what happened"), _wire_errors()),
         "## Scopes",
@@ -261,11 +299,12 @@ def _wire() -> str:
 
 def _wire_errors() -> Iterator[tuple[str, ...]]:
     from towpath.serving.grpc import CODES
+    from towpath.serving.schemas import status_of
 
     for kind in error_classes():
         if kind in _WHO:
             continue
-        told = kind.status if issubclass(kind, CallerError | RetryError) or kind.status == TooLargeError.status else 503
+        told = status_of(kind)
         code = CODES.get(kind.code, "INVALID_ARGUMENT" if issubclass(kind, CallerError) else "UNAVAILABLE")
         yield f"`{kind.code}`", str(told), f"`{code}`", _prose(kind.__doc__).split("\n\n")[0].replace("\n", " ")
 
@@ -274,12 +313,8 @@ def _meters() -> Iterator[tuple[str, ...]]:
     from towpath.serving.metrics import Meter
 
     meter = Meter()
-    meter.rows("", None, "", "ok", "", 1)
-    meter.answered("", "", 0.0)
-    meter.refused("", "")
-    meter.on_demand_missing("", "", "", 0)
     for family in meter.registry.collect():
-        labels = sorted({label for sample in family.samples for label in sample.labels if label != "le"})
+        labels = sorted(meter.labels[family.name])
         name = f"{family.name}_total" if family.type == "counter" else family.name
         yield f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation
 

@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     help="Where journal and caches go; with FILE a temporary folder unless given.",
 )
 @click.option("--trust-pickle", is_flag=True, help="With FILE: load a pickle, which can run anything. Loopback only.")
+@click.option(
+    "--compile",
+    type=click.Choice(["onnx"]),
+    default=None,
+    help="With FILE: serve its ONNX form, where it answers the same.",
+)
 @click.option("--insecure-open", is_flag=True, help="Bind beyond loopback without keys.")
 @project_option
 def command(file: Path | None, project: Path, **given: Any) -> None:
@@ -80,6 +86,7 @@ def _serve_file(file: Path, given: dict[str, Any]) -> int:
         settings=settings,
         name=given["name"],
         trust_pickle=given["trust_pickle"],
+        compile=given["compile"],
         state=given["state"],
         insecure_open=given["insecure_open"],
         on_ready=_saying(settings),

@@ -112,7 +112,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, msgspec.Struct):
-        return {field.encode_name: _plain(getattr(value, field.name)) for field in msgspec.structs.fields(value)}
+        # not `msgspec.structs.fields`: it looks at the types, and some stand behind TYPE_CHECKING
+        names = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+        return {said: _plain(getattr(value, name)) for said, name in names}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in cast("Mapping[object, object]", value).items()}
     if hasattr(value, "to_pylist"):  # Arrow
