@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,18 +30,20 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def post(url: str, body: bytes, timeout_s: float = 5.0) -> bytes:
+def post(url: str, body: bytes, timeout_s: float = 5.0, headers: Mapping[str, str] | None = None) -> bytes:
     """The answer's body; raises on anything but 200."""
-    request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})
+    request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"} | dict(headers or {}))
     with urllib.request.urlopen(request, timeout=timeout_s) as answer:
         return answer.read()
 
 
-def first_answer(url: str, body: bytes, started: float, within_s: float = 60.0) -> tuple[float, bytes]:
+def first_answer(
+    url: str, body: bytes, started: float, within_s: float = 60.0, headers: Mapping[str, str] | None = None
+) -> tuple[float, bytes]:
     """Seconds from `started` to the first 200, asking every 5 ms, and that answer."""
     while time.perf_counter() - started < within_s:
         try:
-            answer = post(url, body)
+            answer = post(url, body, headers=headers)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.005)
             continue
@@ -98,19 +100,31 @@ def memory_mib(pid: int) -> float:
     return total / 1024
 
 
-def load(url: str, body: bytes, *, seconds: float, connections: int = 16) -> dict[str, float]:
-    """Requests a second and latency from wrk, which spends little CPU of its own.
+def load(
+    url: str,
+    body: bytes,
+    *,
+    seconds: float,
+    connections: int = 16,
+    headers: Mapping[str, str] | None = None,
+    script: str = "",
+) -> dict[str, float]:
+    """Requests a second and latency from wrk, which spends little CPU of its own; `script` is more of its Lua.
 
     Raises:
         SystemExit: wrk is not installed, or an answer was not 200.
     """
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is missing: apt-get install wrk")
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write('wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n')
-        script.write(f"wrk.body = [=[{body.decode()}]=]\n")
-        script.flush()
-        argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", script.name, url]
+    with tempfile.TemporaryDirectory() as folder:
+        sent, post_lua = Path(folder) / "body", Path(folder) / "post.lua"
+        sent.write_bytes(body)
+        lines = ['wrk.method = "POST"', f'wrk.body = io.open("{sent}", "rb"):read("*a")']
+        given = {"Content-Type": "application/json"} | dict(headers or {})
+        post_lua.write_text(
+            "\n".join(lines + [f'wrk.headers["{name}"] = "{value}"' for name, value in given.items()] + [script])
+        )
+        argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(post_lua), url]
         out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in out or "Socket errors" in out:
         raise SystemExit(f"not every answer was 200:\n{out}")
@@ -118,6 +132,29 @@ def load(url: str, body: bytes, *, seconds: float, connections: int = 16) -> dic
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
     p50, p99 = (_ms(re.search(rf"^\s+{p}%\s+(\S+)", out, re.MULTILINE)[1]) for p in (50, 99))
     return {"requests": requests, "requests_per_s": rate, "p50_ms": p50, "p99_ms": p99}
+
+
+def grpc_load(
+    address: str, method: str, message: bytes, *, seconds: float, connections: int = 16, headers: Sequence[str] = ()
+) -> dict[str, float]:
+    """Unary gRPC calls a second from h2load, one at a time on each connection; the message is framed here.
+
+    Raises:
+        SystemExit: h2load is not installed, or a call got no answer.
+    """
+    if shutil.which("h2load") is None:
+        raise SystemExit("h2load is missing: apt-get install nghttp2-client")
+    with tempfile.NamedTemporaryFile() as framed:
+        framed.write(b"\0" + len(message).to_bytes(4, "big") + message)
+        framed.flush()
+        argv = ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds:g}", "-d", framed.name]
+        for header in ("content-type: application/grpc", "te: trailers", *headers):
+            argv += ["-H", header]
+        out = subprocess.run([*argv, f"http://{address}{method}"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"requests: (\d+) total, .* (\d+) succeeded, (\d+) failed, (\d+) errored", out)
+    if found is None or int(found[3]) or int(found[4]):
+        raise SystemExit(f"not every call was answered:\n{out}")
+    return {"requests": int(found[2]), "requests_per_s": int(found[2]) / seconds}
 
 
 def median(values: Sequence[float]) -> float:

@@ -24,20 +24,13 @@ from typing import Any
 import lightgbm
 import numpy as np
 import pyarrow.parquet as pq
-from msgspec.structs import replace
 
+from fleet import Fleet
 from measure import emit
-from towpath.clock import SystemClock
-from towpath.models import load_file, pack_code
-from towpath.models.manifest import Artefact, Manifest, StoredFile
 from towpath.project.declarations import FallbackDeclaration, ServingDeclaration
-from towpath.registry import claims, history, versions
-from towpath.registry.log import Event, TrafficState
-from towpath.registry.signing import Signer, make_keys
 from towpath.serving.call import infer_over_grpc
 from towpath.serving.server import store_server
 from towpath.settings import ServingSettings
-from towpath.stores.objects import Objects
 
 CONNECTIONS = 12
 PAUSE_S = 0.004
@@ -57,63 +50,26 @@ def predict(model, rows):
 """
 
 
-class Fleet:
-    """An object store with two models: `steady`, whose version n answers n, and `moody`, which answers 7 unless provoked."""
+class Models(Fleet):
+    """Two models: `steady`, whose version n answers n, and `moody`, which answers 7 unless provoked."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.keys = folder / "keys"
-        make_keys(self.keys)
-        self.url = str(folder / "objects")
-        self.objects = Objects(self.url)
-        for model in ("steady", "moody"):
-            claims.claim_model(self.objects, model, project="soak", team="soak", by="soak", clock=SystemClock())
+        super().__init__(folder, "soak")
         for number in (1, 2, 3):
-            self._publish("steady", float(number), "")
-        self._publish("moody", 7.0, MOODY)
+            self._constant("steady", float(number), "", timeout_ms=2_000)
+        self._constant("moody", 7.0, MOODY, timeout_ms=100)
         self.promote("steady", 1)
         self.promote("moody", 1)
 
-    def _publish(self, model: str, answer: float, code: str) -> None:
+    def _constant(self, model: str, answer: float, code: str, *, timeout_ms: int) -> None:
         rows = np.random.default_rng(7).normal(size=(50, 2))
         parameters = {"objective": "l2", "verbose": -1, "num_leaves": 2, "min_data_in_leaf": 1}
         path = self.folder / f"{model}-{answer}.txt"
         lightgbm.train(parameters, lightgbm.Dataset(rows, np.full(50, answer)), num_boost_round=1).save_model(path)
-        loaded = load_file(path, name=model)
-        manifest = Manifest(
-            project="soak",
-            team="soak",
-            model=model,
-            version=versions.next_version(self.objects, model, run_id=f"run-{answer}"),
-            created_at=SystemClock().now(),
-            created_by="soak",
-            owner="soak",
-            artefact=Artefact(
-                file=StoredFile(path=path.name, digest="sha256:" + "0" * 64, size_bytes=0),
-                format=loaded.format,
-                framework=loaded.framework,
-            ),
-            signature=loaded.signature,
-            serving=ServingDeclaration(timeout_ms=2_000 if model == "steady" else 100),
-            fallback=(FallbackDeclaration(name="zero", constant=0.0),),
+        serving = ServingDeclaration(timeout_ms=timeout_ms)
+        self.publish(
+            model, path, code=code, serving=serving, fallback=(FallbackDeclaration(name="zero", constant=0.0),)
         )
-        files: dict[str, bytes | Path] = {path.name: path}
-        if code:
-            home = self.folder / "project" / "models" / model
-            home.mkdir(parents=True)
-            (home / "model.py").write_text(code)
-            files["code.zip"] = pack_code(self.folder / "project", home)
-        versions.publish(self.objects, manifest, files, Signer(self.keys))
-
-    def promote(self, model: str, version: int) -> None:
-        """Make a version the champion."""
-        entry = history.current(self.objects, model)
-
-        def change(state: TrafficState) -> TrafficState:
-            return replace(state, champion=version, previous=state.champion)
-
-        event = Event(kind="promoted", at=SystemClock().now(), by="soak", version=version)
-        history.append(self.objects, model, event, change, on=entry.revision if entry else 0)
 
 
 class Tally:
@@ -316,7 +272,7 @@ def main() -> None:
     samples: dict[int, list[float]] = {}
     settings = ServingSettings(port=0, grpc_port=0, workers=2, poll_ms=100, drain_ms=100, flush_s=2.0, prove_s=5)
     with tempfile.TemporaryDirectory() as made:
-        fleet = Fleet(Path(made))
+        fleet = Models(Path(made))
         online = f"lmdb://{made}/online"
         server = store_server(settings, objects_url=fleet.url, keys=fleet.keys, folder=Path(made), online_url=online)
         with server:
