@@ -20,6 +20,7 @@ from towpath.registry.log import LogEntry, TrafficState
 from towpath.registry.signing import Trusted
 from towpath.serving.deployment import Deployment, kept_seconds, own_seconds
 from towpath.serving.golden import golden_cases, prove
+from towpath.serving.heap import Heap
 from towpath.serving.joint import rows_worth_joining
 from towpath.serving.served import Reader, Served
 from towpath.stores.objects import Objects
@@ -57,6 +58,7 @@ class StoreDeployments:
         clock: Dates look-ups in golden cases.
         only: Names of the models to serve; all unless given. Those that their chains ask are served, too.
         spare: Whether a model in a process of its own has a second one that waits to take over.
+        heap: Told when versions come and go; none where nobody's answers wait for the collector.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class StoreDeployments:
         clock: Clock,
         only: Sequence[str] = (),
         spare: bool = True,
+        heap: Heap | None = None,
     ) -> None:
         self._spare = spare
+        self._heap = heap
         self._objects = objects
         self._cache = cache
         self._trusted = trusted
@@ -164,6 +168,8 @@ class StoreDeployments:
             while behind := self._behind():
                 for entry in behind:
                     self._follow(entry)
+            if self._heap is not None:
+                self._heap.settle()
         except TowpathError as error:
             _log.warning("the store was not read: %s", error)
         except Exception:  # noqa: BLE001 - the thread is the edge: the next poll begins again
@@ -257,9 +263,14 @@ class StoreDeployments:
     def _let_go(self) -> None:
         """Close what was replaced so long ago that no request can still be at it."""
         now_s = time.monotonic()
-        for _, served in [pair for pair in self._retiring if pair[0] < now_s]:
+        gone = [pair for pair in self._retiring if pair[0] < now_s]
+        if not gone:
+            return
+        for _, served in gone:
             served.close()
         self._retiring = [pair for pair in self._retiring if pair[0] >= now_s]
+        if self._heap is not None:
+            self._heap.settle(len(gone))
 
     def _version(
         self, model: str, number: int, warm: Mapping[int, Served]

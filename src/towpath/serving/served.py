@@ -262,6 +262,7 @@ class Served:
         """Let go of threads and model; nothing more is answered."""
         self.close_lanes()
         self.model.close()
+        self.breaker.ask_again = None  # a circle would wait for the collector, which does not look here
 
     def worked(self, columns: Columns, rows: int) -> None:
         """Note an input that it answered."""

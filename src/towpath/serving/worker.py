@@ -21,6 +21,7 @@ from towpath.journal import Journal
 from towpath.models.manifest import Manifest
 from towpath.serving.access import access_log
 from towpath.serving.deployment import Deployments
+from towpath.serving.heap import Heap
 from towpath.serving.http import App
 from towpath.serving.manage import Manager, ManagerDoor
 from towpath.serving.metrics import Meter
@@ -112,6 +113,7 @@ class Worker:
         self._tls = tls_of(self._settings.tls_cert, self._settings.tls_key, config.folder)
         self._access = access_log(self._settings.access_log, config.folder, config.clock)
         self._polling = threading.Lock()
+        self._heap = Heap()
         self._online: OnlineStore | None = None
         self._stop = asyncio.Event()
         self._draining = False
@@ -242,6 +244,7 @@ class Worker:
         """
         import uvloop
 
+        self._heap.take_turns()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self.serve(on_ready, until_eof=until_eof, alive=alive))
         return self.exit_code
@@ -272,6 +275,7 @@ class Worker:
         grpc_server, grpc_port, closing = await self._grpc()
         ports = Ports(self._config.ports.host, listener.getsockname()[1], grpc_port, os.getpid())
         meanwhile = [asyncio.create_task(task) for task in self._meanwhile(alive)]
+        self._heap.settle()
         on_ready(ports)
         await self._stop.wait()
         self._draining = True
@@ -320,6 +324,7 @@ class Worker:
             open_reader=self._reader,
             clock=self._config.clock,
             only=self._config.models,
+            heap=self._heap,
         )
 
     def _reader(self, manifest: Manifest) -> "Reader":
