@@ -121,6 +121,28 @@ def test_what_was_appended_is_in_the_file_before_append_returns(journal: Journal
         assert written(tmp_path) == [f"p{n}" for n in range(number + 1)]
 
 
+def test_what_is_held_is_written_in_one_piece_before_whatever_comes_next(journal: Journal, tmp_path: Path) -> None:
+    for number in range(3):
+        assert journal.append(record(number), held=True)
+    assert (journal.holds, written(tmp_path)) == (True, [])
+    journal.write_held()
+    assert (journal.holds, written(tmp_path)) == (False, ["p0", "p1", "p2"])
+    journal.append(record(3), held=True)
+    journal.append(record(4))
+    assert written(tmp_path) == ["p0", "p1", "p2", "p3", "p4"]
+    for number, comes in ((5, journal.roll), (6, lambda: journal.outcomes([outcome()])), (7, journal.close)):
+        journal.append(record(number), held=True)
+        comes()
+        assert f"p{number}" in written(tmp_path)
+    assert (journal.appended, journal.dropped) == (8, 0)
+
+
+def test_what_is_held_does_not_grow_without_end(journal: Journal, tmp_path: Path) -> None:
+    for number in range(30):
+        assert journal.append(record(number, "x" * 100_000), held=True)
+    assert 0 < len(written(tmp_path)) < 30
+
+
 def test_a_record_reads_back_as_it_was_written(journal: Journal, tmp_path: Path) -> None:
     original = record(7, "Zürich")
     journal.append(original)
@@ -252,6 +274,13 @@ else:
 journal.roll()
 assert journal.append(record(1000))
 assert "p1000" in written(folder)
+dropped = journal.dropped
+for n in range(2000, 2100):
+    assert journal.append(record(n), held=True)
+journal.write_held()
+assert journal.dropped == dropped + 100, "nothing of a piece that was not taken whole counts as written"
+assert not any(name.startswith("p20") and len(name) == 5 for name in written(folder))
+journal.roll()
 journal.close()
 """
 

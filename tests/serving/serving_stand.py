@@ -79,13 +79,16 @@ class KeptJournal:
     """Keeps records in memory."""
 
     dropped = 0
+    holds = False
 
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def append(self, record: Record, *, tier: Any = None) -> bool:
+    def append(self, record: Record, *, tier: Any = None, held: bool = False) -> bool:
         self.records.append(record)
         return True
+
+    def write_held(self) -> None: ...
 
 
 class Standing:
@@ -165,6 +168,7 @@ class Running:
             journal=folder / "journal",
             workers=0,
         )
+        self.journal = config.journal
         self.worker = Worker(config, Fixed(*deployments))
         self._up = threading.Event()
         self._thread = threading.Thread(target=self.worker.run, args=(self._ready,))

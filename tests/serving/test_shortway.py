@@ -24,6 +24,7 @@ GET = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 HEAD = b"HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 GOOD = b'[{"a": 1, "b": 2}]'
+TENSORS = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2]}]}'
 WAITS = threading.Event()
 
 
@@ -136,6 +137,24 @@ def test_however_the_bytes_arrive_the_answers_are_the_same(server: Running, data
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     # then each is answered as if it had come whole
     assert answers(asked(server, *pieces)) == answers(asked(server, whole))
+
+
+def test_no_answer_is_heard_before_its_record_is_in_the_journal(server: Running) -> None:
+    connections = [connected(server) for _ in range(12)]
+    ways = [post(GOOD), chunked(GOOD), post(TENSORS, "/v2/models/demand/infer"), post(GOOD) * 2]
+    for _ in range(20):
+        for at, connection in enumerate(connections):
+            connection.sendall(ways[at % len(ways)])
+        for at, connection in enumerate(connections):
+            heard = b""
+            while len(ids := re.findall(rb'"prediction_id":"(\w+)"', heard)) < (2 if at % len(ways) == 3 else 1):
+                heard += connection.recv(65_536)
+                kept = b"".join(path.read_bytes() for path in server.journal.glob("*.journal"))
+                for one in re.findall(rb'"prediction_id":"(\w+)"', heard):
+                    assert one in kept
+            assert len(set(ids)) == len(ids)
+    for connection in connections:
+        connection.close()
 
 
 def test_a_request_behind_one_that_waits_is_answered_after_it(server: Running) -> None:

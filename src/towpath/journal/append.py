@@ -91,6 +91,9 @@ class Journal:
         self._encode_into = msgspec.msgpack.Encoder(enc_hook=plain).encode_into
         self._lock = threading.Lock()
         self._buffer = bytearray(4_096)
+        self._held = bytearray()
+        """Frames that wait for `write_held`."""
+        self._held_records = 0
         self._file: _File | None = None
         self._retired: list[_File] = []
         self._used_bytes = _used_bytes(folder)
@@ -104,23 +107,36 @@ class Journal:
         self._thread = threading.Thread(target=self._keep, name=f"journal-{server}", daemon=True)
         self._thread.start()
 
-    def append(self, record: Record, *, tier: Tier | None = None) -> bool:
+    @property
+    def holds(self) -> bool:
+        """Whether records wait for `write_held`."""
+        return self._held_records > 0
+
+    def append(self, record: Record, *, tier: Tier | None = None, held: bool = False) -> bool:
         """Write one record; an answer never waits for it and never fails by it.
 
         Args:
             record: One request with its rows.
             tier: Of the record's model; the journal's own unless given.
+            held: Keep it until `write_held`, which whoever asks calls before the answer goes out: so all requests that the
+                event loop found readable at once cost one write.
 
         Returns:
             False where the disk is full or the tier's share of the budget is used up: the record is dropped and counted.
         """
         with self._lock:
-            written = self._write(RECORD, record, self._limits[tier or self._tier])
+            limit_bytes = self._limits[tier or self._tier]
+            written = self._hold(record, limit_bytes) if held else self._write(RECORD, record, limit_bytes)
             if written:
                 self.appended += 1
             else:
                 self.dropped += 1
             return written
+
+    def write_held(self) -> None:
+        """Write what `append` was to hold; what the disk does not take is dropped and counted."""
+        with self._lock:
+            self._put_held()
 
     def beside(self, found: Beside) -> bool:
         """Write what the fallback would have said; the first thing to go where the disk gets full, and not counted as a drop.
@@ -149,12 +165,14 @@ class Journal:
     def roll(self) -> None:
         """Close the file in use, so that it may be flushed; the next record opens another."""
         with self._lock:
+            self._put_held()
             self._retire()
         self._sync()
 
     def close(self) -> None:
         """Sync, close the file and end the thread; a later record is dropped and counted."""
         with self._lock:
+            self._put_held()
             self._closed = True
             self._retire()
         self._stop.set()
@@ -174,22 +192,54 @@ class Journal:
                 )
 
     def _write(self, kind: int, payload: object, limit_bytes: int) -> bool:
+        self._put_held()
+        buffer = self._framed(kind, payload, limit_bytes)
+        return buffer is not None and self._put(buffer)
+
+    def _hold(self, record: Record, limit_bytes: int) -> bool:
+        buffer = self._framed(RECORD, record, limit_bytes)
+        if buffer is None:
+            return False
+        self._held += buffer
+        self._held_records += 1
+        if len(self._held) > _KEPT_BUFFER_BYTES:
+            self._put_held()
+        return True
+
+    def _put_held(self) -> None:
+        records, held = self._held_records, self._held
+        if not records:
+            return
+        self._held_records, self._held = 0, bytearray()
+        if not self._put(held):
+            self.appended -= records
+            self.dropped += records
+
+    def _framed(self, kind: int, payload: object, limit_bytes: int) -> bytearray | None:
+        """One frame; none where it cannot be made or has no room."""
         buffer = self._buffer
         try:
             self._encode_into(payload, buffer, HEADER_BYTES)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            return self._refuse(f"it cannot be encoded ({error})")
+            self._refuse(f"it cannot be encoded ({error})")
+            return None
         close_frame(buffer, kind)
         size = len(buffer)
         if size > _KEPT_BUFFER_BYTES:
             self._buffer = bytearray(4_096)
-        if self._used_bytes + size > limit_bytes:
-            return self._refuse(f"the unflushed files take {self._used_bytes:,} of {limit_bytes:,} bytes")
+        if self._used_bytes + len(self._held) + size > limit_bytes:
+            self._refuse(f"the unflushed files take {self._used_bytes:,} of {limit_bytes:,} bytes")
+            return None
+        return buffer
+
+    def _put(self, frames: bytearray) -> bool:
+        """Write whole frames."""
+        size = len(frames)
         file = self._file or self._open()
         if file is None:
             return False
         try:
-            written = os.write(file.descriptor, buffer)
+            written = os.write(file.descriptor, frames)
         except OSError as error:
             return self._refuse(f"the disk said '{error.strerror}'")
         if written != size:

@@ -233,9 +233,13 @@ class _Kept:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def append(self, record: Record, *, tier: Tier | None = None) -> bool:  # noqa: ARG002 - the port's argument
+    holds = False
+
+    def append(self, record: Record, *, tier: Tier | None = None, held: bool = False) -> bool:  # noqa: ARG002 - the port's arguments
         self.records.append(record)
         return True
+
+    def write_held(self) -> None: ...
 
 
 class _AsKnown:

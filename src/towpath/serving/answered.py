@@ -38,6 +38,8 @@ class Ask(NamedTuple):
     """Whether the first fallback is asked too and kept beside each answer."""
     version: int | None = None
     """One version by number instead of whoever the policy picks."""
+    held: bool = False
+    """Whether its record may wait for `Responder.write_held`, which whoever asks calls before the answer goes out."""
     since_s: float | None = None
     """When the event loop saw it, of `time.perf_counter`; now unless given. What the deadline is counted from."""
 

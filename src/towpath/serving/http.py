@@ -176,7 +176,8 @@ class App:
             "invocations": self._invoked,
         }
         self._encode = msgspec.json.Encoder().encode
-        self._turn = Turn()
+        self.turn = Turn(responder)
+        """Of the event loop: since when its requests wait, and when their answers leave."""
         self.limits = Limits.of(settings)
         """Of each connection; the protocol keeps them."""
 
@@ -186,6 +187,7 @@ class App:
             return
         headers = dict(cast("Headers", scope["headers"]))
         status, body, out = await self.respond(scope["method"], scope["path"], headers, receive)
+        self._responder.write_held()
         if status == TooLargeError.status:
             out.append((b"connection", b"close"))
             await send({"type": "http.response.start", "status": status, "headers": out})
@@ -204,7 +206,7 @@ class App:
     async def respond(
         self, method: str, path: str, headers: Mapping[bytes, bytes], given: Given
     ) -> tuple[int, bytes, Headers]:
-        """Answer one request; whatever goes wrong is an answer, too.
+        """Answer one request; whatever goes wrong is an answer, too. It leaves by `turn`, or after `Responder.write_held`.
 
         Args:
             method: In capitals.
@@ -300,7 +302,8 @@ class App:
             consumer=caller.name,
             request_id=request_id,
             timeout_s=header_timeout_s(headers.get(b"towpath-timeout-ms")),
-            since_s=self._turn.since_s(),
+            since_s=self.turn.since_s(),
+            held=True,
         )
         # asked for again: a slow body may have outlived a promotion
         answered = await answer_of(self._responder, self._responder.deployment(model), ask, self._statistics)
@@ -323,7 +326,8 @@ class App:
             consumer=caller.name,
             request_id=_readable(given_id) if given_id is not None else "",
             timeout_s=header_timeout_s(headers.get(b"towpath-timeout-ms")),
-            since_s=self._turn.since_s(),
+            since_s=self.turn.since_s(),
+            held=True,
         )
         answered = await answer_of(self._responder, deployment, ask, self._statistics)
         return 200, self._encode(invocations.answer_form(answered)), [_JSON]
@@ -432,7 +436,8 @@ class App:
             timeout_s=shorter(
                 header_timeout_s(headers.get(b"towpath-timeout-ms")), oip.timeout_s_of(request.parameters)
             ),
-            since_s=self._turn.since_s(),
+            since_s=self.turn.since_s(),
+            held=True,
         )
         caller.take_rows(ask.rows_count)
         answered = await answer_of(self._responder, deployment, ask, self._statistics)

@@ -33,8 +33,17 @@ _WAITED_S = 0.001
 class JournalWriter(Protocol):
     """Where records go; `towpath.journal.Journal` is one."""
 
-    def append(self, record: Record, *, tier: Tier | None = None) -> bool:
-        """Write one record; False where it was dropped."""
+    @property
+    def holds(self) -> bool:
+        """Whether records wait for `write_held`."""
+        ...
+
+    def append(self, record: Record, *, tier: Tier | None = None, held: bool = False) -> bool:
+        """Write one record, or hold it until `write_held`; False where it was dropped."""
+        ...
+
+    def write_held(self) -> None:
+        """Write what is held; before the answers that it is about go out."""
         ...
 
 
@@ -72,6 +81,16 @@ class Responder:
         # Unique for ever by the process's own part; the rest is a counter, which costs a tenth of new random bytes
         self._mark = secrets.token_hex(6)
         self._numbers = count(1)
+
+    @property
+    def holds(self) -> bool:
+        """Whether answers of an `Ask` that is `held` wait for `write_held`."""
+        return self._journal is not None and self._journal.holds
+
+    def write_held(self) -> None:
+        """Write down what was answered; whoever asked with `held` calls it before an answer goes out."""
+        if self._journal is not None:
+            self._journal.write_held()
 
     def deployment(self, model: str) -> Deployment:
         """The model's deployment.
@@ -138,7 +157,9 @@ class Responder:
         answered.latency_ms = (time.perf_counter() - start) * 1e3
         if self._journal is not None:
             kept = self._journal.append(
-                record(work, server=self._server, environment=self._environment), tier=deployment.tier
+                record(work, server=self._server, environment=self._environment),
+                tier=deployment.tier,
+                held=ask.held,
             )
             if kept and self._beside is not None and not ask.with_fallback:
                 ask_later(work, self._beside)

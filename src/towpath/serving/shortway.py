@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Coroutine, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE  # noqa: TID253 - imported with uvicorn, by the worker
@@ -35,6 +36,7 @@ class ShortWayProtocol(LimitedProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._respond: Any = getattr(self.app, "respond", None)
+        self._turn: Any = getattr(self.app, "turn", None)
         self._short = _Short()
         self._reading = False
         """Whether the request that the parser is in goes the short way."""
@@ -86,15 +88,9 @@ class ShortWayProtocol(LimitedProtocol):
         try:
             waits_for = answer.send(None)
         except StopIteration as done:
-            if not self.flow.write_paused:
-                self._write(*done.value)
-                return
-            rest = self._later(*done.value)
+            self._turn.leave(partial(self._leave, *done.value))
         else:
-            rest = self._rest(answer, waits_for)
-        task = self.loop.create_task(rest)
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+            self._go_on(self._rest(answer, waits_for))
 
     def _is_short(self, given: "Mapping[bytes, bytes]") -> bool:
         length = given.get(b"content-length")
@@ -121,12 +117,22 @@ class ShortWayProtocol(LimitedProtocol):
 
     # the answer
 
+    def _go_on(self, rest: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(rest)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
     async def _rest(self, answer: "Answering", waits_for: Any) -> None:
-        await self._later(*await going_on(answer, waits_for))
+        self._turn.leave(partial(self._leave, *await going_on(answer, waits_for)))
+
+    def _leave(self, status: int, body: bytes, headers: "Headers") -> None:
+        if self.flow.write_paused:
+            self._go_on(self._later(status, body, headers))
+        else:
+            self._write(status, body, headers)
 
     async def _later(self, status: int, body: bytes, headers: "Headers") -> None:
-        if self.flow.write_paused:
-            await self.flow.drain()
+        await self.flow.drain()
         self._write(status, body, headers)
 
     def _write(self, status: int, body: bytes, headers: "Headers") -> None:
