@@ -6,7 +6,7 @@ import pytest
 
 from towpath.cli import main
 from towpath.clock import FixedClock
-from towpath.errors import ProjectError
+from towpath.errors import InputError, ProjectError
 from towpath.platform import Platform
 from towpath.project import Answers, init
 from towpath.types import utc
@@ -82,3 +82,17 @@ def test_the_command_shows_what_was_built_and_exits_as_a_fault(shop: Path, capsy
     assert "item_sales" in said.out
     assert "zeal" in said.out
     assert "broken.sql:5" in said.err
+
+
+def test_a_key_of_another_type_and_a_view_that_nobody_built_are_no_missing_rows(shop: Path) -> None:
+    numbered = VIEW.format(column="units").replace("item_id", "n").replace("select n", "select cast(7 as bigint) as n")
+    (shop / "features/numbered.sql").write_text(numbered)
+    with Platform.open(shop, clock=FixedClock(NOW), variables={}) as platform:
+        with pytest.raises(InputError, match="The key 'n' is 'seven', which is no int64") as told:
+            platform.features.get("numbered", ["seven"])
+        assert told.value.where == "features/numbered.sql:2"
+        before = platform.features.get("numbered", ["7"])
+        assert before["missing"] == {"numbered.units": "nothing of it is online yet: tow features build numbered"}
+        platform.features.build("numbered")
+        assert platform.features.get("numbered", ["7"])["missing"] == {}
+        assert platform.features.get("numbered", ["8"])["missing"] == {"numbered.units": "no row for this key"}

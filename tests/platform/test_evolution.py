@@ -220,6 +220,29 @@ def test_one_value_of_a_key_stands_for_all_rows(shop: Path) -> None:
                 platform.features.read(["prices.price_eur"], {"itemid": items})
 
 
+def test_a_key_column_may_be_of_numpy_arrow_pandas_or_polars(shop: Path) -> None:
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    with opened(shop) as platform:
+        platform.features.build()
+        items = [item(platform), "nobody's", None]
+
+        def read(given: object) -> np.ndarray:
+            return platform.features.read(["prices.price_eur"], {"item_id": given})["prices.price_eur"]
+
+        wanted = read(items)
+        assert np.isnan(wanted).tolist() == [False, True, True]
+        kinds = (tuple, pa.array, pandas.Series, polars.Series, lambda these: np.array(these, dtype=object))
+        for kind in (*kinds, lambda these: pa.chunked_array([these])):
+            assert np.array_equal(read(kind(items)), wanted, equal_nan=True)
+        for one in (items[0], np.array(items[0]), pa.scalar(items[0])):
+            assert read(one).tolist() == wanted[:1].tolist()
+        for wrong in (iter(items), set(items), {"item_01": 1}, np.array([items])):
+            with pytest.raises(InputError, match="and no list of values"):
+                read(wrong)
+        with pytest.raises(InputError, match="No feature that was asked for reads 'offered_eur'"):
+            platform.features.read(["prices.price_eur"], {"item_id": items}, inputs={"offered_eur": 1.0})
+
+
 def test_a_row_that_is_too_old_is_told_from_one_that_never_was(shop: Path) -> None:
     with opened(shop) as platform:
         platform.features.build()

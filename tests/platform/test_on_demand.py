@@ -200,6 +200,13 @@ def test_an_online_read_computes_them_too(platform: Platform) -> None:
     got = platform.features.get("promotion", ["item_01"], inputs={"offered_eur": 1.0})
     assert got["promotion.share"] == found["promotion.share"][0]
     assert got["missing"] == {}
+    # and one value stands for all rows, of a key as of an input
+    alike = platform.features.read(["promotion.share"], {"item_id": "item_01"}, inputs={"offered_eur": [1.0, 1.0]})
+    assert alike["promotion.share"].tolist() == [found["promotion.share"][0]] * 2
+    with pytest.raises(InputError, match="different lengths: item_id 3, input offered_eur 2"):
+        platform.features.read(["promotion.share"], {"item_id": ["a", "b", "c"]}, inputs={"offered_eur": [1.0, 1.0]})
+    with pytest.raises(InputError, match="The key 'item_id' is not among the keys, which have 'item'"):
+        platform.features.read(["promotion.share"], {"item": ["item_01"]}, inputs={"offered_eur": 1.0})
 
 
 def test_it_is_shown_with_what_it_reads_and_has_no_rows_to_compare(platform: Platform) -> None:

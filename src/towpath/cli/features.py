@@ -29,17 +29,22 @@ def _share(text: str) -> float:
 
 
 @click.group("features", invoke_without_command=True)
+@as_of_option
 @project_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, project: Path) -> None:
+def command(ctx: click.Context, project: Path, as_of: datetime | None) -> None:
     """List the views with their keys, size and the models that read them."""
     if ctx.invoked_subcommand is not None:
-        ctx.default_map = {ctx.invoked_subcommand: {"project": project}}  # --project may stand before or after it
+        # --project and --as-of may stand before or after it
+        ctx.default_map = {ctx.invoked_subcommand: {"project": project, "as_of": as_of}}
+        asked = command.get_command(ctx, ctx.invoked_subcommand)
+        if as_of is not None and asked is not None and all(one.name != "as_of" for one in asked.params):
+            raise click.UsageError(f"'{asked.name}' takes no --as-of.", ctx)
         return
     from towpath.platform import Platform
 
-    with Platform.open(project) as platform:
+    with Platform.open(project).at(as_of) as platform:
         rows = platform.features.list()
         if as_json_asked():
             show(rows)

@@ -1,6 +1,7 @@
 """The entity key: one canonical text for the parts of a key, the same offline, online and in the journal."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import msgspec
 from towpath.errors import InputError
 from towpath.types import utc
 
-__all__ = ["entity_key", "family", "key_bytes", "key_part", "keys_bytes"]
+__all__ = ["entity_key", "family", "key_bytes", "key_column", "key_part", "keys_bytes"]
 
 _ENCODE = msgspec.json.Encoder().encode
 _NONE = frozenset[type]()
@@ -74,6 +75,34 @@ def keys_bytes(columns: Sequence[Sequence[object]], kinds: Sequence[str]) -> tup
     return keys, [key for key in keys if key is not None]
 
 
+def key_column(name: str, given: Any) -> tuple[bool, Any]:
+    """Whether what a caller gave for a key column is one value for all rows, and its values or that value.
+
+    Args:
+        name: Of the key, for the error.
+        given: A list, a column of Arrow, numpy, pandas or polars; or one value.
+
+    Raises:
+        InputError: It has no order of rows, or no length.
+
+    Example:
+        >>> key_column("id", [1, 2]), key_column("id", 7)
+        ((False, [1, 2]), (True, 7))
+    """
+    if isinstance(given, str | bytes):
+        return True, given
+    if hasattr(given, "to_pylist"):  # Arrow, whose scalars no key is made of
+        return False, given.to_pylist()
+    if hasattr(given, "as_py"):
+        return True, given.as_py()
+    if (dimensions := getattr(given, "ndim", 1)) == 0:
+        return True, given.item()
+    if dimensions > 1 or isinstance(given, dict | AbstractSet) or hasattr(given, "__next__"):
+        said = f"{dimensions} dimensions" if dimensions > 1 else f"a {type(given).__name__}"
+        raise InputError(f"The key '{name}' has {said}, and no list of values.", mend="one value a row, or one for all")
+    return (False, given) if hasattr(given, "__len__") else (True, given)
+
+
 def key_part(value: object, kind: str) -> object | None:
     """Bring one part of a key, as a caller gave it, to the type that the view has; None where it cannot match.
 
@@ -84,6 +113,8 @@ def key_part(value: object, kind: str) -> object | None:
     Example:
         >>> key_part("7", "int64"), key_part(7.0, "int64"), key_part(7, "string"), key_part("x", "int64")
         (7, 7, None, None)
+        >>> key_part(datetime(2026, 3, 1), "date32[day]"), key_part(datetime(2026, 3, 1, 9), "date32[day]")
+        (datetime.date(2026, 3, 1), None)
     """
     if type(value) is str:
         if kind.endswith("string"):
@@ -92,6 +123,8 @@ def key_part(value: object, kind: str) -> object | None:
     if value is None:
         return None
     value = _plain(value)
+    if isinstance(value, datetime) and value != value:  # noqa: PLR0124 - what pandas has for no time
+        return None
     if kind.startswith(("int", "uint")):
         if isinstance(value, float) and value.is_integer():
             return int(value)
@@ -99,7 +132,7 @@ def key_part(value: object, kind: str) -> object | None:
     if kind.startswith("timestamp"):
         return value if isinstance(value, datetime) else None
     if kind.startswith("date"):
-        return value if isinstance(value, date) and not isinstance(value, datetime) else None
+        return _day(value)
     if kind.startswith("bool"):
         return value if isinstance(value, bool) else None
     if kind in {"double", "float"}:
@@ -142,6 +175,13 @@ def _from_text(value: str, kind: str) -> object | None:
     except (ValueError, InputError):
         return None
     return {"true": True, "false": False}.get(value) if kind == "bool" else None
+
+
+def _day(value: object) -> date | None:
+    """A day, also as a frame of pandas holds it: the moment at which it begins."""
+    if isinstance(value, datetime):
+        return value.date() if value == datetime(value.year, value.month, value.day, tzinfo=value.tzinfo) else None
+    return value if isinstance(value, date) else None
 
 
 def _plain(part: Any) -> object:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 import msgspec
 
 from towpath.errors import InputError, ProjectError, UnknownError, nearest
+from towpath.features.builds import build_state
+from towpath.features.keys import key_column, key_part
 from towpath.platform import evolution, on_demand, shown
 from towpath.sql import Query
 from towpath.types import micros
@@ -462,11 +464,16 @@ class Features:
             )
         from towpath.platform.answering import age_text
 
+        for name, part, kind in zip(described.header.keys, key, described.key_types or (), strict=False):
+            if key_part(part, kind) is None:
+                raise InputError(f"The key '{name}' is {part!r}, which is no {kind}.", described.place(name))
         keys = {name: [part] for name, part in zip(described.header.keys, key, strict=True)}
         now_us = micros(self._platform.now())
         found = self._reader([f"{view}.*"]).read(keys, 1, now_us)
         event_us = next(iter(found.event_us.values())).item()
         gone = "no row for this key"
+        if event_us < 0 and build_state(self._platform.online, described.table) is None:
+            gone = f"nothing of it is online yet: tow features build {view}"
         if event_us < 0 and described.header.ttl:
             event_us = self._event_whatever_its_age(view, keys, now_us)
             gone = f"expired: older than the ttl of {described.header.ttl}" if event_us >= 0 else gone
@@ -491,28 +498,47 @@ class Features:
         features: Sequence[str],
         keys: Mapping[str, object],
         *,
-        inputs: "Mapping[str, Sequence[object]] | None" = None,
+        inputs: "Mapping[str, object] | None" = None,
     ) -> "dict[str, np.ndarray]":
         """Online values for many keys at once; columns in, columns out.
 
         Args:
             features: ``view.feature`` or ``view.*``.
             keys: Key column → one value a row, or one value for all rows: one user and 500 items are one call.
-            inputs: Column of the request → one value a row, for on-demand features.
+            inputs: Column of the request → one value a row, or one value for all rows, for on-demand features.
 
         Raises:
-            InputError: Two key columns are of different lengths, or a view's key is not among them.
+            InputError: Two columns are of different lengths, or are none; a view's key is not among them; or nothing that was
+                asked for reads an input.
         """
         columns, count = _broadcast(keys)
         reader = self._readers.get(tuple(features))
         if reader is None:
             asked = self.split(features)
             if asked.files:
-                return on_demand.read(self._platform, asked, columns, inputs or {})
+                return self._computed(asked, keys, inputs or {})
             reader = self._reader(features)
         if not reader.keys <= keys.keys():
             raise _without_key(reader.keys, keys)
+        if inputs:
+            raise InputError(f"No feature that was asked for reads '{next(iter(inputs))}'.", mend="leave inputs out")
         return reader.columns(columns, count, micros(self._platform.now()))
+
+    def _computed(
+        self, asked: "Split", keys: Mapping[str, object], inputs: Mapping[str, object]
+    ) -> "dict[str, np.ndarray]":
+        """Of a read that asks for on-demand features too."""
+        wanted = frozenset(key for view in self.views_of(asked.features).values() for key in view.header.keys)
+        if not wanted <= keys.keys():
+            raise _without_key(wanted, keys)
+        given = {name: f"input {name}" for name in inputs}
+        columns, _ = _broadcast({**keys, **{called: inputs[name] for name, called in given.items()}})
+        return on_demand.read(
+            self._platform,
+            asked,
+            {name: columns[name] for name in keys},
+            {name: columns[called] for name, called in given.items()},
+        )
 
     def skew(
         self,
@@ -639,8 +665,9 @@ def _broadcast(keys: Mapping[str, object]) -> tuple[Mapping[str, Sequence[object
         (only,) = keys.values()
         if type(only) is list:
             return cast("dict[str, Sequence[object]]", keys), len(cast("Sequence[object]", only))
-    single = {name: value for name, value in keys.items() if isinstance(value, str) or not hasattr(value, "__len__")}
-    columns = {name: cast("Sequence[object]", value) for name, value in keys.items() if name not in single}
+    given = {name: key_column(name, value) for name, value in keys.items()}
+    single = {name: value for name, (alone, value) in given.items() if alone}
+    columns = {name: cast("Sequence[object]", value) for name, (alone, value) in given.items() if not alone}
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         said = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
