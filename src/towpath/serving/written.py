@@ -1,9 +1,13 @@
 """What the journal keeps of a request."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
+import msgspec
+
 from towpath.journal.record import Record, Rows, json_of
+from towpath.models.columns import Matrix
 from towpath.serving.answered import Answered
 from towpath.serving.served import Served
 from towpath.serving.work import Work, number_or_none
@@ -78,6 +82,9 @@ def _features(work: Work, base: Served) -> Any:
         return [json_of(row) for row in work.ask.rows]
     names = range(work.answered.count)
     if prepared.online is None or work.keys is None:
+        columns = prepared.columns
+        if isinstance(columns, Matrix) and (row_type := _row_type(columns.names)) is not None:
+            return [json_of(row_type(*values)) for values in columns.array.tolist()]
         found = base.all_features_of(prepared.columns, work.answered.count)
         return [json_of(one if base.scalar else _kept(one)) for one in found]
     asked = prepared.asked
@@ -87,6 +94,19 @@ def _features(work: Work, base: Served) -> Any:
         else None
         for row in names
     ]
+
+
+@lru_cache(maxsize=256)
+def _row_type(names: tuple[str, ...]) -> "type[msgspec.Struct] | None":
+    """Rows of numbers as a struct, which becomes JSON in less than half the time of a dict; none where a name needs escapes.
+
+    NaN and infinity become null by msgspec's own rule.
+    """
+    fields = {f"f{place}": name for place, name in enumerate(names)}
+    try:
+        return msgspec.defstruct("Row", list(fields), rename=fields, gc=False)
+    except ValueError:
+        return None
 
 
 def _references(work: Work, base: Served) -> list[str | None] | None:
