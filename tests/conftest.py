@@ -1,5 +1,7 @@
 """Fixtures that several rooms share: the real data, and engines that are skipped by name where they are missing."""
 
+import functools
+import importlib
 import os
 import shutil
 import signal
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -199,6 +202,15 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 demand.revive(because="the price list was mended")
             now.watch.check()
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _authorities_are_read_once() -> Iterator[None]:
+    """httpx reads its list of certificate authorities anew for each call without a client, and here thousands are plain HTTP."""
+    default: Any = importlib.import_module("httpx._transports.default")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
+        yield
 
 
 @pytest.fixture(autouse=True)

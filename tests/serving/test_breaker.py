@@ -209,6 +209,7 @@ def test_a_caller_in_a_hurry_does_not_open_it() -> None:
     served = Served(a_manifest(serving=serving, fallback=(ZERO,)), PlainModel(predict=predict, inline=False))
     responder, _ = responding(deployed(served))
     for _ in range(3):
-        assert responder.answer("demand", [{"a": 1.0, "b": 1.0}], timeout_s=0.004).predictions[0].reason == "slow"
+        hurried = responder.answer("demand", [{"a": 1.0, "b": 1.0}], timeout_s=0.004).predictions[0]
+        assert hurried.reason in {"slow", "overloaded"}
     assert served.breaker.state == "closed"
     assert np.isclose(responder.answer("demand", [{"a": 1.0, "b": 1.0}]).predictions[0].prediction, 1.0)

@@ -448,7 +448,7 @@ def test_our_messages_have_the_numbers_and_types_of_tritons() -> None:
 
 @pytest.mark.parametrize("order", ["towpath first", "triton first"])
 def test_our_messages_live_beside_health_reflection_and_triton(order: str) -> None:
-    ours = "from towpath.serving import health, protocol, reflection\nfor f in (health.file(), protocol.file(), reflection.file('grpc.reflection.v1')): protocol.classes(f)\n"
+    ours = "from towpath.serving import health, protocol, reflection\nfor f in (health.file(), protocol.file(), reflection.file('grpc.reflection.v1')): protocol.classes(f)\nprotocol.messages()\n"
     theirs = "import tritonclient.grpc, grpc_health.v1.health_pb2, grpc_reflection.v1alpha.reflection_pb2\n"
     code = ours + theirs if order == "towpath first" else theirs + ours
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

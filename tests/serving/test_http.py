@@ -2,8 +2,6 @@
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -286,15 +284,6 @@ def test_draining_finishes_what_is_in_flight_and_says_not_ready(tmp_path: Path) 
     assert answers == [200]
     with pytest.raises(httpx.ConnectError):
         httpx.get(running.url)
-
-
-def test_our_messages_and_tritons_live_in_one_process_whichever_comes_first() -> None:
-    for first, second in (
-        ("tritonclient.grpc", "towpath.serving.protocol"),
-        ("towpath.serving.protocol", "tritonclient.grpc"),
-    ):
-        code = f"import {first}; import {second}; from towpath.serving.protocol import messages; messages()"
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_our_messages_are_tritons_on_the_wire() -> None:
