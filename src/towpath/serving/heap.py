@@ -1,4 +1,4 @@
-"""The collector's view of the heap: what was imported and loaded stays, and is not looked through while requests are answered."""
+"""What is loaded is set aside from the collector, which does not look through it while requests are answered."""
 
 import gc
 import sys
