@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import cast
 
 import numpy as np
 from hypothesis import given
@@ -29,6 +30,6 @@ def test_features_are_kept_as_they_were_sent_and_what_is_no_number_is_null(
     responder.run("demand", Ask(columns={"no input": np.array(cells)}, rows_count=rows))
     kept = journal.records[0].rows.features
     assert kept is not None
-    assert [json.loads(one) for one in kept] == [
+    assert [json.loads(cast("bytes", one)) for one in kept] == [
         {name: value if math.isfinite(value) else None for name, value in zip(names, row, strict=True)} for row in cells
     ]
