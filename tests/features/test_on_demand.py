@@ -1,6 +1,8 @@
 """A function over columns: what it is handed, what may come back, and that training and serving compute the same."""
 
+import asyncio
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -196,24 +198,29 @@ def test_every_declared_kind_may_come_back_with_gaps() -> None:
     ]
 
 
-def test_a_row_that_it_cannot_take_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fault", [ValueError, SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_a_row_that_it_cannot_take_costs_only_itself(
+    caplog: pytest.LogCaptureFixture, fault: type[BaseException]
+) -> None:
     calls: list[int] = []
+    raises = fault("no threes")
 
     def picky(a: Any, b: Any) -> dict[str, Any]:
         calls.append(len(a))
         if (a == 3).any():
-            raise ValueError("no threes")
+            raise raises
         return {"x": a * b}
 
     one = made(picky, DOUBLES, {"x": "double"})
     a = np.arange(5.0)
     for _ in range(3):
-        (x,), fault = one.compute({"a": a, "b": np.ones(5)}, 5)
+        (x,), found = one.compute({"a": a, "b": np.ones(5)}, 5)
         assert np.array_equal(x, [0, 1, 2, np.nan, 4], equal_nan=True)
-        assert isinstance(fault, Fault)
-        assert (fault.view, fault.why, fault.rows) == ("picky", "raised", 1)
+        assert isinstance(found, Fault)
+        assert (found.view, found.why, found.rows) == ("picky", "raised", 1)
     assert calls[:6] == [5, 1, 1, 1, 1, 1]
     assert caplog.text.count("no threes") == 1  # said once, counted always
+    assert fault.__name__ in caplog.text
     assert "test_on_demand.py:" in caplog.text
 
 
@@ -231,6 +238,21 @@ def test_training_shows_the_users_own_lines() -> None:
     assert 'return {"x": a["no such field"]}' in told.value.what
     assert "towpath/features" not in told.value.what
     assert told.value.where.endswith(f"test_on_demand.py:{broken.__code__.co_firstlineno + 1}")
+
+
+def test_training_names_the_function_that_ends_the_process_and_a_person_may_still_interrupt_it() -> None:
+    def leaving(a: Any) -> dict[str, Any]:
+        sys.exit(7)
+
+    def interrupted(a: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    rows, given = pa.table({"k": [1]}), ({"a": np.ones(1)}, np.zeros(1, "M8[us]"))
+    with pytest.raises(ModelError, match=r"leaving\(\) failed: .*SystemExit\(7\)") as told:
+        with_computed(rows, [made(leaving, {"a": "double"}, {"x": "double"})], *given)
+    assert told.value.where.endswith(f"test_on_demand.py:{leaving.__code__.co_firstlineno + 1}")
+    with pytest.raises(KeyboardInterrupt):
+        with_computed(rows, [made(interrupted, {"a": "double"}, {"x": "double"})], *given)
 
 
 def test_a_function_that_mixes_rows_is_refused_in_training() -> None:

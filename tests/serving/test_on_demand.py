@@ -141,10 +141,11 @@ def test_columns_are_read_as_rows_are() -> None:
     assert "basket.share" in prepared.missing[1]
 
 
-def test_one_bad_row_costs_its_neighbours_nothing_and_is_counted() -> None:
+@pytest.mark.parametrize("fault", [ValueError("no thirteens"), SystemExit(13)])
+def test_one_bad_row_costs_its_neighbours_nothing_and_is_counted(fault: BaseException) -> None:
     def picky(amount: Any, a: Any, now: Any) -> dict[str, Any]:
         if (amount == 13).any():
-            raise ValueError("no thirteens")
+            raise fault
         return basket(amount, a, now)
 
     meter = Meter()

@@ -105,10 +105,17 @@ class OnDemand:
 
         Raises:
             ModelError: It gave something else than was declared.
+            RuntimeError: It would have ended the process or the thread, as `exit` does.
         """
         arguments = self.arguments(columns)
-        with np.errstate(all="ignore"):
-            raw = self.function(*arguments)
+        try:
+            with np.errstate(all="ignore"):
+                raw = self.function(*arguments)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - nobody else catches these: they would cost more than the row
+            said = f"{type(error).__name__}({error})"
+            raise RuntimeError(f"it ended itself with {said}").with_traceback(error.__traceback__) from None
         return self._taken(raw, n)
 
     def compute(self, columns: Columns, n: int) -> tuple[list[NDArray[Any]], Fault | None]:
