@@ -4,6 +4,7 @@ TowpathError
 ├── CallerError        the one who called mends it; 4xx on the wire
 │   ├── InputError         a value that cannot be read or does not fit            400  input
 │   ├── UnknownError       no model, view, run or key of that name                404  unknown
+│   ├── MethodError        a route that does not take this HTTP method            405  method
 │   ├── DeniedError        no key, or one that is unknown, expired or revoked     401  denied
 │   ├── ForbiddenError     a right key that may not do this                       403  forbidden
 │   ├── TooLargeError      a body, a file or a number over its limit              413  too_large
@@ -34,6 +35,7 @@ __all__ = [
     "ForbiddenError",
     "FormatError",
     "InputError",
+    "MethodError",
     "ModelError",
     "OverloadedError",
     "OwnerError",
@@ -102,6 +104,25 @@ class UnknownError(CallerError):
 
     code = "unknown"
     status = 404
+
+
+class MethodError(CallerError):
+    """The route is there, and does not take this HTTP method.
+
+    Args:
+        what: The route and the method.
+        where: Where it stands.
+        mend: What to do next.
+        allow: The methods that it takes, as the header ``Allow`` names them.
+    """
+
+    code = "method"
+    status = 405
+
+    def __init__(self, what: str, where: str = "", mend: str = "", allow: str = "") -> None:
+        super().__init__(what, where, mend)
+        self.args = (what, where, mend, allow)
+        self.allow = allow
 
 
 class DeniedError(CallerError):

@@ -109,7 +109,7 @@ def judged(answer: httpx.Response, log: Log) -> None:
         assert (answer.status_code, said["code"] in HONEST) == (503, True), said
         assert int(answer.headers["retry-after"]) >= 1
     else:
-        assert answer.status_code in {400, 401, 403, 404, 408, 409, 413, 415, 429, 431}, said
+        assert answer.status_code in {400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 431}, said
 
 
 # what bodies are made of

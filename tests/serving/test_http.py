@@ -189,7 +189,7 @@ def test_a_ranking_travels_as_a_list(server: Running) -> None:
         ("/v2/models/image/infer", {"inputs": [{"name": "image", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}, 400, "'image'"),
         ("/v2/models/image/infer", {"inputs": [{"name": "image", "shape": [1, 2], "datatype": "INT32", "data": [1, 2]}]}, 400, "'image'"),
         ("/v2/models/image/infer", {"inputs": [{"name": "image", "shape": [], "datatype": "FP32", "data": [1]}]}, 400, "'image'"),
-        ("/nothing", {}, 404, "'/nothing'"), ("/metrics", {}, 400, "does not take POST"),
+        ("/nothing", {}, 404, "'/nothing'"), ("/metrics", {}, 405, "does not take POST"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_by_name_and_never_a_500(

@@ -89,7 +89,7 @@ def test_each_request_is_a_span_of_its_callers_trace(tmp_path: Path, receiver: R
         client.predict("half", [ROW, {"a": -1.0, "b": 0.0}])
         answer = raw.post("/predict/demand", json=ROW, headers={"traceparent": given})
         assert raw.post("/predict/wrong", json=ROW).status_code == 503
-        assert raw.get("/predict/made-up/and-on").status_code == 400
+        assert raw.get("/predict/made-up/and-on").status_code == 405
         assert raw.get("/made-up").status_code == 404
         raw.get("/v2/models/demand/versions/1/ready", headers={"traceparent": "rubbish"})
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{running.ports.grpc}") as client:

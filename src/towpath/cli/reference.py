@@ -282,7 +282,8 @@ def _wire() -> str:
         "## Errors",
         "A request that cannot be answered at all gets this, with a status of the caller's (4xx) or of ours (503 with `Retry-After`). There "
         "is no 500 and no traceback. Over gRPC the code stands in the trailing metadata `towpath-code`. `Retry-After` (gRPC: `retry-after`) is from 1 to "
-        "30 s: the predicted wait of the queue, the refill of the quota, the rest of an open circuit's pause; 1 where nothing is known.",
+        "30 s: the predicted wait of the queue, the refill of the quota, the rest of an open circuit's pause; 1 where nothing is known. A 405 names in "
+        "`Allow` what its route takes.",
         _struct(WireError),
         _table(("code", "HTTP", "gRPC", "what happened"), _wire_errors()),
         "## Scopes",

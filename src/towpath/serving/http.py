@@ -13,6 +13,7 @@ from towpath.clock import Clock
 from towpath.errors import (
     DeniedError,
     InputError,
+    MethodError,
     TooLargeError,
     TowpathError,
     UnavailableError,
@@ -270,8 +271,8 @@ class App:
             _only(method, "POST", path)
             return await posted(name, given, headers)
         if path.startswith(("/openapi", "/docs")):
-            _only(method, "GET", path)
             document, kind = self._documents.get(path, headers.get(b"authorization"))
+            _only(method, "GET", path)
             return 200, document, [(b"content-type", kind)]
         if path not in _PLAIN_PATHS:
             raise UnknownError(f"There is no '{path}'{nearest(path, _PATHS)}", mend="POST /predict/<model>")
@@ -338,17 +339,20 @@ class App:
         parts = path.strip("/").split("/")[1:]
         match parts:
             case []:
+                _only(method, "GET", path)
                 found = server_metadata(insecure_open=self._insecure_open)
                 return 200, orjson.dumps(found | {"models": sorted(self._responder.deployments.live)}), [_JSON]
             case ["health", "live"]:
+                _only(method, "GET", path)
                 return 200, b'{"live":true}', [_JSON]
             case ["health", "ready"]:
+                _only(method, "GET", path)
                 return _ready(ready=self._health.ready)
             case ["models", "stats"] if "stats" not in self._responder.deployments.live:
+                _only(method, "GET", path)
                 return await self._told(self._responder.deployments.live.values(), None)
             case ["repository", *rest]:
-                _only(method, "POST", path)
-                return await self._repository_call(path, rest, given, headers)
+                return await self._repository_call(path, rest, method, given, headers)
             case ["models", model, *rest]:
                 version, rest = (rest[1], rest[2:]) if len(rest) > 1 and rest[0] == "versions" else ("", rest)
                 return await self._oip_model(model, version, rest, method, given, headers, request_id)
@@ -376,6 +380,12 @@ class App:
             return await self._infer(deployment, request, number, caller, headers, request_id)
         deployment = self._responder.deployment(model)
         number = version_of(deployment, version)
+        if rest not in ([], ["ready"], ["config"], ["stats"]):
+            raise UnknownError(
+                f"There is no '{'/'.join(rest)}' of a model.",
+                mend="infer, ready, config, stats, or nothing for metadata",
+            )
+        _only(method, "GET", f"/v2/models/{'/'.join((model, *rest))}")
         if rest == ["ready"]:
             ready = self._health.ready and (deployment.ready if number is None else True)
             return _ready(ready=ready and not unloaded(deployment))
@@ -383,11 +393,6 @@ class App:
             return 200, orjson.dumps(model_config(deployment, max_rows=self._max_rows)), [_JSON]
         if rest == ["stats"]:
             return await self._told([deployment], number)
-        if rest:
-            raise UnknownError(
-                f"There is no '{'/'.join(rest)}' of a model.",
-                mend="infer, ready, config, stats, or nothing for metadata",
-            )
         return 200, orjson.dumps(model_metadata(deployment)), [_JSON]
 
     async def _told(self, deployments: Iterable[Deployment], version: int | None) -> tuple[int, bytes, Headers]:
@@ -395,9 +400,10 @@ class App:
         return 200, orjson.dumps({"model_stats": found}), [_JSON]
 
     async def _repository_call(
-        self, path: str, rest: list[str], given: Given, headers: Mapping[bytes, bytes]
+        self, path: str, rest: list[str], method: str, given: Given, headers: Mapping[bytes, bytes]
     ) -> tuple[int, bytes, Headers]:
         if rest == ["index"]:
+            _only(method, "POST", path)
             asked = oip.decode_object(await self._body(given, headers))
             only_ready = bool(asked.get("ready", False))
             return (
@@ -410,6 +416,7 @@ class App:
             raise UnknownError(
                 f"There is no '{path}'{nearest(path, _PATHS)}", mend="index, models/<model>/load or unload"
             )
+        _only(method, "POST", path)
         model = rest[1]
         by = self._repository.admit(headers.get(b"authorization"), model, from_page=b"origin" in headers)
         deployment = self._responder.deployment(model)
@@ -523,6 +530,8 @@ class App:
             more.append((b"retry-after", b"%d" % again))
         if isinstance(error, DeniedError):
             more.append((b"www-authenticate", b"Bearer"))
+        if isinstance(error, MethodError):
+            more.append((b"allow", error.allow.encode()))
         return status, self._encode(WireError(error=error.what, code=error.code, mend=error.mend)), more
 
 
@@ -543,7 +552,11 @@ def _readable(given: bytes) -> str:
 
 def _only(method: str, allowed: str, path: str) -> None:
     if method != allowed and not (allowed == "GET" and method == "HEAD"):
-        raise InputError(f"'{path}' does not take {method}.", mend=f"use {allowed}")
+        raise MethodError(
+            f"'{path}' does not take {method}.",
+            mend=f"use {allowed}",
+            allow="GET, HEAD" if allowed == "GET" else allowed,
+        )
 
 
 def _ready(*, ready: bool) -> tuple[int, bytes, Headers]:
