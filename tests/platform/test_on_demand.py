@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +17,8 @@ from towpath.errors import InputError, ModelError, RefusedError, ResourceError, 
 from towpath.features import manifest_of
 from towpath.platform import Platform
 from towpath.project import Answers, init
+from towpath.serving.server import store_server
+from towpath.settings import ServingSettings
 from towpath.types import utc
 
 NOW = "2026-03-01T08:00"
@@ -360,3 +364,65 @@ def test_code_that_is_not_what_was_signed_never_runs(shop: Path, bakery: Path, t
     change(shop / "features/_weekdays.py", "Monday is 0", "Monday is none")
     with opened(shop) as platform:
         assert platform.features.build("promotion")["promotion"].because.startswith("published as 2")
+
+
+def test_a_running_server_computes_each_version_by_the_form_that_it_was_trained_on(
+    shop: Path, bakery: Path, tmp_path: Path
+) -> None:
+    row, lost = {"item_id": "item_01", "offered_eur": 1.0}, "shop/promotion.bold"
+    inputs = [
+        {"name": "item_id", "datatype": "BYTES", "shape": [1], "data": ["item_01"]},
+        {"name": "offered_eur", "datatype": "FP64", "shape": [1], "data": [1.0]},
+    ]
+    server = store_server(
+        ServingSettings(port=0, grpc_port=0, poll_ms=50, drain_ms=20, flush_s=0.2),
+        objects_url=f"{shop}/.towpath/objects",
+        online_url=f"lmdb://{shop}/.towpath/online",
+        online_timeout_ms=1_000,
+        keys=bakery / ".towpath/keys",
+        folder=tmp_path,
+        clock=FixedClock(NOW),
+    )
+    with (
+        opened(bakery) as platform,
+        server as running,
+        httpx.Client(base_url=f"http://127.0.0.1:{running.ports.http}", timeout=30) as client,
+    ):
+        bread = platform.models["bread"]
+
+        def answer() -> tuple[object, ...]:
+            (said,) = client.post("/predict/bread", json=row).json()["predictions"]
+            return said["version"], said["source"], said["reason"], said["missing"], said["prediction"]
+
+        def pinned(version: int) -> float:
+            got = client.post(f"/v2/models/bread/versions/{version}/infer", json={"inputs": inputs}).json()
+            return got["outputs"][0]["data"][0]
+
+        old = bread.try_row(row, version=1)
+        assert old.features.keys() >= {lost}
+        assert answer() == (1, "champion", "ok", [], old.prediction)
+        # when the publisher's function gives another form, and the server is the one that runs
+        promotion = shop / "features/promotion.py"
+        change(promotion, "number(at)", "number(at) * share")
+        change(promotion, 'weekday = "int64"', 'weekday = "double"')
+        change(promotion, 'bold = { type = "bool", missing = "default", default = false }', 'off = "double"')
+        change(promotion, '"bold": np.where(np.isnan(share), None, share < 0.5)', '"off": 1 - share')
+        with opened(shop) as publisher:
+            assert publisher.features.build("promotion")["promotion"].because.startswith("published as 3")
+        assert answer() == (1, "champion", "ok", [], old.prediction)
+        # and a version is trained on the new form
+        change(bakery / "models/bread/model.toml", lost, "shop/promotion.off")
+        with opened(bakery) as trainer:
+            number = trainer.models["bread"].train().version
+            trainer.models["bread"].promote(number, because="a new form", override=True)
+        # then the server's answer is the lock's, of both versions, beside each other
+        new = bread.try_row(row, version=number)
+        assert new.features["shop/promotion.off"] == 1 - new.features["shop/promotion.share"]
+        assert new.features["shop/promotion.weekday"] == 6 * new.features["shop/promotion.share"]
+        assert lost not in new.features
+        assert new.prediction != old.prediction
+        until = time.monotonic() + 20
+        while answer()[0] != number and time.monotonic() < until:
+            time.sleep(0.05)
+        assert answer() == (number, "champion", "ok", [], new.prediction)
+        assert (pinned(number), pinned(1)) == (new.prediction, old.prediction)
