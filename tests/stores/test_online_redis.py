@@ -1,4 +1,4 @@
-"""Redis as an online store: the contract, and what only a server that others share must do."""
+"""Redis and Valkey as an online store: the contract, and what only a server that others share must do."""
 
 import os
 import socket
@@ -35,6 +35,8 @@ def opened(server: "RedisServer", timeout_ms: int = 5_000) -> OnlineStore:
 
 
 class TestRedis(OnlineStoreContract):
+    engine = "Redis"
+
     @pytest.fixture
     def address(self, shared_redis: "RedisServer") -> tuple[str, Path]:
         return f"{shared_redis.url()}?prefix=test{next(_numbers)}", Path()
@@ -46,6 +48,19 @@ class TestRedis(OnlineStoreContract):
         for table in store.tables():
             store.drop(table)
         store.close()
+
+    def test_its_health_names_the_program_that_answers(self, store: OnlineStore) -> None:
+        assert isinstance(store, Inspected)
+        assert self.engine in store.health().detail.split()
+
+
+class TestValkey(TestRedis):
+    engine = "Valkey"
+
+    @pytest.fixture
+    def address(self, shared_valkey: "RedisServer") -> tuple[str, Path]:
+        url = shared_valkey.url().replace("redis://", "valkey://")
+        return f"{url}?prefix=test{next(_numbers)}", Path()
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +189,6 @@ def test_an_evicting_server_and_a_replica_are_told(own_redis: "RedisServer") -> 
     health = store.health()
     assert health.faults == ()
     assert health.round_trip_ms is not None
-    assert {"Redis", "Valkey"} & set(health.detail.split())
     store._ask(b"CONFIG", b"SET", b"maxmemory", b"100mb")  # pyright: ignore[reportAttributeAccessIssue]
     store._ask(b"CONFIG", b"SET", b"maxmemory-policy", b"volatile-lru")  # pyright: ignore[reportAttributeAccessIssue]
     assert store.health().faults == ()  # rows carry no expiry, so there is nothing that it may evict
