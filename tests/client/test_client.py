@@ -1,6 +1,7 @@
 """The client against real servers: answers, each error as its class, and servers that are away, slow, killed or full."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pickle
@@ -19,11 +20,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from serving_stand import AT, PlainModel, Running, a_manifest, deployed
+from test_push import locks_of, row, view_of
 from test_server import QUICK, Store
 
 import towpath
-from towpath import AsyncClient, Client
-from towpath.client import Answer, Prediction
+from towpath import AsyncClient, Client, features
+from towpath.client import Answer, Prediction, PushAnswer, RefusedRow
 from towpath.errors import (
     CallerError,
     DeniedError,
@@ -40,6 +42,7 @@ from towpath.errors import (
 )
 from towpath.serving.answer import Answer as SentAnswer
 from towpath.serving.answer import AnswerRow
+from towpath.serving.push import PushAnswer as SentPushAnswer
 from towpath.serving.served import Served
 from towpath.traffic import ConsumerBook, Quota, make_pepper
 
@@ -64,12 +67,15 @@ class Served_(Running):
     def __init__(self, folder: Path) -> None:
         self.ill = Ill()
         self.log = folder / "access.jsonl"
+        prices = a_manifest(features=locks_of(view_of(folder / "project"), "price"))
         super().__init__(
             folder,
             deployed(Served(a_manifest(), PlainModel())),
+            deployed(Served(prices, PlainModel())).replaced(model="priced"),
             deployed(Served(a_manifest(), PlainModel(predict=self.ill))).replaced(model="ill"),
             access_log=str(self.log),
             max_rows=10,
+            online_url=f"lmdb://{folder / 'online'}",
         )
 
     def lines(self, request_id: str) -> list[dict[str, Any]]:
@@ -100,7 +106,7 @@ def test_rows_and_one_row_are_answered_with_types(client: Client, server: Served
     assert one.reason == "ok"
     assert client.outcomes("demand", {"prediction_id": one.prediction_id, "value": 3.0}) == 1
     assert client.outcomes("demand", [{"prediction_id": p.prediction_id, "value": 3.0} for p in answer]) == 2
-    assert client.models() == ("demand", "ill")
+    assert client.models() == ("demand", "ill", "priced")
     assert client.ready()
     assert client.ready("demand")
     assert "key" not in repr(client)
@@ -110,7 +116,7 @@ def test_the_same_from_an_event_loop_many_at_once(server: Served_) -> None:
     async def asked() -> list[float]:
         async with AsyncClient(server.url) as client:
             assert await client.ready()
-            assert await client.models() == ("demand", "ill")
+            assert await client.models() == ("demand", "ill", "priced")
             many = await asyncio.gather(*(client.predict("demand", {"a": float(n), "b": 0.0}) for n in range(50)))
             assert len(await client.predict("demand", [ROW, ROW])) == 2
             assert await client.outcomes("demand", {"prediction_id": many[0].prediction_id, "value": 1.0}) == 1
@@ -123,6 +129,38 @@ def test_the_same_from_an_event_loop_many_at_once(server: Served_) -> None:
         return [one.prediction for one in many]
 
     assert asyncio.run(asked()) == [float(n) for n in range(50)]
+
+
+def test_pushed_rows_are_kept_once_and_refused_by_name(client: Client, server: Served_) -> None:
+    good, bad = row("k", 2.5), row("l", "cheap")
+    told = client.push("shop/sales", [good, bad])
+    assert (told.view, told.accepted, told.refused, told.problems[0].row) == ("shop/sales", 1, 1, 1)
+    assert "'price'" in told.problems[0].error
+
+    async def again() -> PushAnswer:
+        async with AsyncClient(server.url) as caller:
+            return await caller.push("sales", good)
+
+    assert asyncio.run(again()) == PushAnswer(view="shop/sales", accepted=0, unchanged=1)
+
+
+def test_the_client_that_waits_works_inside_an_event_loop_that_runs(client: Client) -> None:
+    async def cell() -> float:
+        return client.predict("demand", ROW).prediction
+
+    assert asyncio.run(cell()) == 3.0
+
+
+def test_a_caller_that_stops_the_loop_of_its_own_server_is_told_so() -> None:
+    async def cell() -> None:
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with Client(f"http://127.0.0.1:{port}", timeout_s=0.1) as client:
+                client.predict("m", ROW)
+
+    with pytest.raises(UnavailableError, match="await towpath"):
+        asyncio.run(cell())
 
 
 def test_one_client_serves_many_threads(client: Client) -> None:
@@ -151,6 +189,11 @@ def test_one_client_serves_many_threads(client: Client) -> None:
         (lambda c: c.predict("demand", ROW, request_id="a\nb"), InputError, "printable"),
         (lambda c: c.predict("demand", ROW, timeout_s=0), InputError, "above 0"),
         (lambda c: c.outcomes("demand", {"value": 1.0}), InputError, "prediction_id"),
+        (lambda c: c.push("slaes", row()), UnknownError, "did you mean 'sales'"),
+        (lambda c: c.push("../kill/demand", row()), InputError, "no name of a view"),
+        (lambda c: c.push("../demand", row()), InputError, "no name of a view"),
+        (lambda c: c.push("sales", row(price="cheap")), InputError, "'price'"),
+        (lambda c: c.push("sales", row(price=object())), InputError, "object is no JSON value"),
     ],
 )
 def test_what_the_caller_must_mend_is_raised_as_its_class_after_one_try(
@@ -221,6 +264,9 @@ class Scripted:
             if does == "hang":
                 self._held.append(peer)
                 continue
+            if does.startswith("drip"):
+                threading.Thread(target=self._drip, args=(peer, does), daemon=True).start()
+                continue
             if does == "reset":
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             elif does != "hang up":
@@ -228,6 +274,18 @@ class Scripted:
                 head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
                 peer.sendall((head + body).encode())
             peer.close()
+
+    def _drip(self, peer: socket.socket, does: str) -> None:
+        """Do a little for three seconds, always before a caller would have lost its patience."""
+        head = b"HTTP/1.1 200 X\r\ncontent-length: 1000\r\n"
+        with peer, contextlib.suppress(OSError):
+            peer.sendall(head + b"\r\n" if does == "drip body" else head + b"x-slow: ")
+            for _ in range(60):
+                time.sleep(0.05)
+                if does == "drip reads":
+                    peer.recv(1_000)
+                else:
+                    peer.sendall(b" ")
 
     def close(self) -> None:
         self._door.close()
@@ -253,15 +311,29 @@ def test_each_try_carries_the_same_id_and_what_is_left_of_the_deadline() -> None
     peer.close()
 
 
-@pytest.mark.parametrize("does", [["hang"], ["hang up"] * 99, ["503 "] * 99])
-def test_the_deadline_covers_all_tries(does: list[str]) -> None:
-    peer = Scripted(*does)
-    with Client(peer.url, timeout_s=0.5, tries=99) as client:
+@pytest.mark.parametrize(
+    "does",
+    [["hang"], ["hang up"] * 99, ["503 "] * 99, ["drip head"], ["drip body"], ["drip reads"]],
+    ids=lambda d: d[0],
+)
+def test_the_deadline_covers_all_tries_and_every_byte(does: list[str]) -> None:
+    rows = [{"a": "x" * 1_000}] * 9_000  # more than the two sockets between us hold
+
+    async def asked(url: str) -> None:
+        async with AsyncClient(url, timeout_s=0.5, tries=99) as client:
+            await client.predict("m", rows)
+
+    def waited(url: str) -> None:
+        with Client(url, timeout_s=0.5, tries=99) as client:
+            client.predict("m", rows)
+
+    for ask in (waited, lambda url: asyncio.run(asked(url))):
+        peer = Scripted(*does)
         began = time.monotonic()
         with pytest.raises(UnavailableError):
-            client.predict("m", ROW)
-        assert time.monotonic() - began < 0.8
-    peer.close()
+            ask(peer.url)
+        assert time.monotonic() - began < 0.9
+        peer.close()
 
 
 @pytest.mark.parametrize(
@@ -348,7 +420,13 @@ def _worker_of(running: Any) -> int:
 
 
 def test_what_a_client_reads_is_what_a_server_writes() -> None:
-    for ours, theirs in ((Prediction, AnswerRow), (Answer, SentAnswer)):
+    pairs = (
+        (Prediction, AnswerRow),
+        (Answer, SentAnswer),
+        (PushAnswer, SentPushAnswer),
+        (RefusedRow, features.RefusedRow),
+    )
+    for ours, theirs in pairs:
         assert [f.name for f in msgspec.structs.fields(ours)] == [f.name for f in msgspec.structs.fields(theirs)]
 
 

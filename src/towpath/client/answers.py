@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Answer", "Prediction", "Said"]
+__all__ = ["Answer", "Prediction", "PushAnswer", "RefusedRow", "Said"]
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +57,30 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     def __getitem__(self, row: int) -> Prediction:
         return self.predictions[row]
+
+
+class RefusedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A pushed row that was not kept."""
+
+    row: int
+    """Its number in the call, from 0."""
+    error: str
+    """What is wrong, with the column and the value."""
+
+
+class PushAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of pushed rows."""
+
+    view: str
+    """``project/view``."""
+    accepted: int
+    """Rows that are new: they are on the server's disk and online."""
+    unchanged: int = 0
+    """Rows that stood online already."""
+    refused: int = 0
+    """Rows that do not fit the view."""
+    problems: tuple[RefusedRow, ...] = ()
+    """The first hundred of them."""
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):

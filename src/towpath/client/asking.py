@@ -4,14 +4,14 @@ import importlib.metadata
 import secrets
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from towpath.client.answers import Answer, Prediction, Said
+from towpath.client.answers import Answer, Prediction, PushAnswer, Said
 from towpath.errors import (
     CallerError,
     DeniedError,
@@ -24,7 +24,7 @@ from towpath.errors import (
 )
 from towpath.settings import secret
 
-__all__ = ["Asking", "Came", "Found", "Lost", "Sending", "Step", "Steps", "first_of", "one_of"]
+__all__ = ["CONNECT_S", "Asking", "Came", "Found", "Lost", "Sending", "Step", "Steps", "first_of", "one_of"]
 
 _GOOD = range(200, 300)
 _NEVER_S = float("inf")
@@ -32,9 +32,10 @@ _AWAY = frozenset({502, 503, 504})
 """Ours, or said by a proxy that cannot reach us."""
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
-_CONNECT_S = 2.0
+CONNECT_S = 2.0
 """A connection that does not come up by then is tried again, while there is time."""
 _ID_CHARACTERS = 128
+_VIEW_PARTS = 2
 _chance = secrets.SystemRandom()
 Rows = Sequence[Mapping[str, Any]]
 Found = TypeVar("Found")
@@ -47,8 +48,8 @@ class Sending(NamedTuple):
     path: str
     headers: dict[str, str]
     content: bytes | None
-    left_s: Callable[[str], float]
-    """Seconds that an operation (``connect``, ``read`` …) may still take, asked when it begins."""
+    deadline: float
+    """When it must be over, whatever it does then; seconds of `time.monotonic`."""
 
 
 class Came(NamedTuple):
@@ -114,6 +115,15 @@ class Asking:
         came = yield from self._call("POST", path, {"outcomes": outcomes}, {}, timeout_s)
         return self._read(came, path, dict[str, int])["accepted"]
 
+    def push_steps(self, view: str, rows: Rows, *, timeout_s: float | None) -> Steps[PushAnswer]:
+        """Hand in feature rows; said twice they count once, for a row that stands there already changes nothing."""
+        parts = view.split("/")
+        if len(parts) > _VIEW_PARTS or {"", ".", ".."} & set(parts):
+            raise InputError(f"'{view}' is no name of a view.", mend="'<view>' or '<project>/<view>'")
+        path = "/features/" + "/".join(quote(part, safe="") for part in parts)
+        came = yield from self._call("POST", path, {"rows": rows}, {}, timeout_s)
+        return self._read(came, path, PushAnswer)
+
     def model_steps(self) -> Steps[tuple[str, ...]]:
         """Ask for the names of the models."""
         came = yield from self._call("GET", "/v2", None, {}, None)
@@ -166,30 +176,29 @@ class Asking:
     def _sending(
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], deadline: float
     ) -> Sending:
-        def left_s(operation: str) -> float:
-            left = max(0.001, deadline - time.monotonic())
-            return min(left, _CONNECT_S) if operation == "connect" else left
-
         sent = {
             **headers,
-            "towpath-timeout-ms": str(max(1, int(left_s("read") * 1e3))),
+            "towpath-timeout-ms": str(max(1, int((deadline - time.monotonic()) * 1e3))),
             "user-agent": f"towpath/{self._version}",
         }
         if content is not None:
             sent["content-type"] = "application/json"
         if self._key:
             sent["authorization"] = f"Bearer {self._key}"
-        return Sending(method, path, sent, content, left_s)
+        return Sending(method, path, sent, content, deadline)
 
     def _lost(self, lost: Lost, where: str, timeout_s: float, number: int, deadline: float) -> UnavailableError:
         tries = f" ({number} tries)" if number > 1 else ""
         if time.monotonic() >= deadline - 0.001:
-            return UnavailableError(
-                f"No answer within {timeout_s:g} s{tries}: {lost.why}.", where, "a longer timeout_s"
-            )
+            mend = "a longer timeout_s" + self._stood_still()
+            return UnavailableError(f"No answer within {timeout_s:g} s{tries}: {lost.why}.", where, mend)
         return UnavailableError(
             f"The server cannot be reached{tries}: {lost.why}.", where, "is it running, and is this its address?"
         )
+
+    def _stood_still(self) -> str:
+        """What else to try where the wait itself may be what kept the answer away."""
+        return ""
 
     def _read(self, came: Came, path: str, kind: type[Found]) -> Found:
         try:

@@ -2,13 +2,14 @@
 
 import importlib
 import importlib.util
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
-from towpath.client.answers import Answer, Prediction
-from towpath.client.asking import Asking, Came, Found, Lost, Sending, Steps, first_of, one_of
+from towpath.client.answers import Answer, Prediction, PushAnswer
+from towpath.client.asking import CONNECT_S, Asking, Came, Found, Lost, Sending, Steps, first_of, one_of
 from towpath.errors import ExtraError, RefusedError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 class Client(Asking):
     """Calls a Towpath server; one for a whole program, from as many threads as there are.
+
+    It waits, also in a notebook, whose event loop stands still meanwhile; a program that lives in a loop has `AsyncClient`.
 
     Connections are kept open. A call is tried again, with growing and jittered pauses, when the server cannot be reached or
     says 503, never for what the caller must mend (4xx); ``Retry-After`` is the least that is waited. All tries together
@@ -52,7 +55,11 @@ class Client(Asking):
     def __init__(self, address: str, *, key: str = "", timeout_s: float = 5.0, tries: int = 8) -> None:
         super().__init__(address, key=key, timeout_s=timeout_s, tries=tries)
         library = _library()
+        from towpath.client.deadline import Deadline
+
         self._http = library.Client(base_url=self.address, timeout=None, limits=_limits(library))
+        self._deadline = Deadline(CONNECT_S)
+        self._deadline.rule(self._http)
         self._lost_by = library.RequestError
 
     @overload
@@ -105,6 +112,24 @@ class Client(Asking):
         """
         return self._driven(self.outcome_steps(model, one_of(outcomes)[0], timeout_s=timeout_s))
 
+    def push(self, view: str, rows: Row | Rows, *, timeout_s: float | None = None) -> PushAnswer:
+        """Hand in feature rows that no table has yet; they are in the next answer of every worker.
+
+        Args:
+            view: Its name; ``project/view`` where several projects have one of that name.
+            rows: A list or one: keys, the event time, features. A feature that is not named is null.
+            timeout_s: Of this call; the client's own unless given.
+
+        Returns:
+            How many were kept, which are on the server's disk and online, and which did not fit.
+
+        Raises:
+            InputError: Not one row fits; the text names the first fault.
+            UnknownError: No served model reads such a view.
+            UnavailableError: Nothing was kept; the same rows may be pushed again.
+        """
+        return self._driven(self.push_steps(view, one_of(rows)[0], timeout_s=timeout_s))
+
     def ready(self, model: str = "") -> bool:
         """Whether callers should come; asked once, and false where the server cannot be reached.
 
@@ -145,12 +170,17 @@ class Client(Asking):
         if self._http.is_closed:
             raise _closed()
         try:
-            answer = self._http.request(
-                step.method, step.path, content=step.content, headers=step.headers, extensions=_timed(step)
-            )
+            self._deadline.at = step.deadline
+            answer = self._http.request(step.method, step.path, content=step.content, headers=step.headers)
         except self._lost_by as error:
             return Lost(_why(error), error)
         return Came(answer.status_code, answer.headers, answer.content)
+
+    def _stood_still(self) -> str:
+        loops = sys.modules.get("asyncio")
+        if loops is None or loops._get_running_loop() is None:  # noqa: SLF001 - what get_running_loop asks, without an error
+            return ""
+        return "; if the server runs in this very event loop, which stands still meanwhile: await towpath.AsyncClient"
 
 
 class AsyncClient(Asking):
@@ -166,9 +196,10 @@ class AsyncClient(Asking):
     def __init__(self, address: str, *, key: str = "", timeout_s: float = 5.0, tries: int = 8) -> None:
         super().__init__(address, key=key, timeout_s=timeout_s, tries=tries)
         library = _library()
-        self._http = library.AsyncClient(base_url=self.address, timeout=None, limits=_limits(library))
+        patience = library.Timeout(None, connect=CONNECT_S)
+        self._http = library.AsyncClient(base_url=self.address, timeout=patience, limits=_limits(library))
         self._lost_by = library.RequestError
-        self._sleep: Any = importlib.import_module("anyio").sleep  # httpx stands on it, so any loop of its will do
+        self._loops: Any = importlib.import_module("anyio")  # httpx stands on it, so any loop of its will do
 
     @overload
     async def predict(
@@ -195,6 +226,10 @@ class AsyncClient(Asking):
     async def outcomes(self, model: str, outcomes: Row | Rows, *, timeout_s: float | None = None) -> int:
         """Say what really happened; see `Client.outcomes`."""
         return await self._driven(self.outcome_steps(model, one_of(outcomes)[0], timeout_s=timeout_s))
+
+    async def push(self, view: str, rows: Row | Rows, *, timeout_s: float | None = None) -> PushAnswer:
+        """Hand in feature rows that no table has yet; see `Client.push`."""
+        return await self._driven(self.push_steps(view, one_of(rows)[0], timeout_s=timeout_s))
 
     async def ready(self, model: str = "") -> bool:
         """Whether callers should come; see `Client.ready`."""
@@ -223,7 +258,7 @@ class AsyncClient(Asking):
                 if isinstance(step, Sending):
                     step = steps.send(await self._sent(step))
                 else:
-                    await self._sleep(step)
+                    await self._loops.sleep(step)
                     step = steps.send(None)
         except StopIteration as done:
             return cast("Found", done.value)
@@ -231,28 +266,13 @@ class AsyncClient(Asking):
     async def _sent(self, step: Sending) -> Came | Lost:
         if self._http.is_closed:
             raise _closed()
-        try:
-            answer = await self._http.request(
-                step.method, step.path, content=step.content, headers=step.headers, extensions=_timed(step)
-            )
-        except self._lost_by as error:
-            return Lost(_why(error), error)
-        return Came(answer.status_code, answer.headers, answer.content)
-
-
-class _Left(dict[str, float]):
-    """Timeouts as httpx reads them, each asked for when its operation begins: so that all together keep the deadline."""
-
-    def __init__(self, step: Sending) -> None:
-        super().__init__({name: step.left_s(name) for name in ("connect", "read", "write", "pool")})
-        self._left_s = step.left_s
-
-    def get(self, key: str, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._left_s(key) if key in self else default
-
-
-def _timed(step: Sending) -> dict[str, Any]:
-    return {"timeout": _Left(step)}
+        with self._loops.move_on_after(step.deadline - time.monotonic()):
+            try:
+                answer = await self._http.request(step.method, step.path, content=step.content, headers=step.headers)
+            except self._lost_by as error:
+                return Lost(_why(error), error)
+            return Came(answer.status_code, answer.headers, answer.content)
+        return Lost("the deadline is over", TimeoutError())
 
 
 def _library() -> Any:
