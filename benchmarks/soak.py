@@ -270,7 +270,9 @@ def main() -> None:
     given = parser.parse_args()
     chance, tally = random.Random(given.seed), Tally()
     samples: dict[int, list[float]] = {}
-    settings = ServingSettings(port=0, grpc_port=0, workers=2, poll_ms=100, drain_ms=100, flush_s=2.0, prove_s=5)
+    settings = ServingSettings(
+        port=0, grpc_port=0, workers=2, poll_ms=100, drain_ms=100, flush_s=2.0, prove_s=5, standby=True
+    )
     with tempfile.TemporaryDirectory() as made:
         fleet = Models(Path(made))
         online = f"lmdb://{made}/online"

@@ -87,6 +87,9 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """gRPC; 0 takes a free one."""
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
     """Processes that answer, each with its own copy of the models."""
+    standby: bool = False
+    """Whether one more process loads all models and waits: a worker that dies is then replaced at once, however long its
+    framework takes to import. It takes the memory of one more worker."""
     max_body_bytes: Annotated[int, Meta(ge=1_024, le=1_073_741_824)] = 16_777_216
     """A larger request is refused with 413 before it is read."""
     max_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000

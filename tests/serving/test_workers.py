@@ -135,6 +135,40 @@ def test_a_killed_worker_is_replaced_in_two_seconds_and_the_other_goes_on(store:
         assert time.monotonic() - started < promised_s(2)
 
 
+SLOW_TO_IMPORT = """import time
+time.sleep(4)
+def predict(model, rows):
+    return model.predict(rows)
+"""
+
+
+def test_a_standby_takes_the_place_of_a_killed_worker_whose_framework_takes_long_to_import(store: Store) -> None:
+    # given one worker, a model that takes 4 s to load, and a process that has loaded it and waits
+    store.promote(store.publish(5.0, code=SLOW_TO_IMPORT))
+    with store.server(replace(QUICK, standby=True)) as server:
+        url = f"http://127.0.0.1:{server.ports.http}"
+        assert answer(url)["source"] == "champion"
+        eventually(lambda: server.standby_pid is not None, 60)
+        (victim,), standing = server.pids, server.standby_pid
+        assert json.loads(httpx.get(f"{url}/health").content)["pid"] == victim  # who stands by takes no call
+        # and what is promoted meanwhile reaches it, too
+        number = store.publish(6.0)
+        store.promote(number)
+        eventually(lambda: answer(url)["version"] == number, 30)
+        started = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: server.ready_pids == [standing], promised_s(2))
+        # then it answers long before one that begins could, and what was counted stays counted
+        assert (answer(url)["version"], httpx.get(f"{url}/health").json()["pid"]) == (number, standing)
+        assert time.monotonic() - started < 4
+        counted = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith("towpath_ready ")]
+        assert counted == ["towpath_ready 1.0"]
+        # and another stands by
+        eventually(lambda: server.standby_pid not in {None, standing}, 60)
+        last = server.standby_pid
+    assert not Path(f"/proc/{last}").exists()
+
+
 SLEEPS = """import time
 import numpy as np
 def predict(model, rows):
@@ -196,6 +230,25 @@ def test_a_drain_finishes_what_is_in_flight_over_both_doors_and_leaves_nothing_b
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{port}", timeout=5)
     assert {row["prediction_id"] for row in rows} <= flushed(store)
+
+
+def test_nothing_is_left_of_a_server_whose_supervisor_was_killed_and_the_next_one_flushes_its_journal(
+    store: Store,
+) -> None:
+    store.promote(store.publish(5.0))
+    running = subprocess.Popen([sys.executable, "-c", SERVE, str(store.folder)], stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    http, _ = map(int, running.stdout.readline().split())
+    children = children_of(running.pid)
+    told = answer(f"http://127.0.0.1:{http}")["prediction_id"]
+    running.kill()
+    running.wait()
+    running.stdout.close()
+    eventually(lambda: not [child for child in children if Path(f"/proc/{child}").exists()], 30)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{http}", timeout=5)
+    with store.server():
+        eventually(lambda: told in flushed(store), 30)
 
 
 def test_golden_cases_that_fail_later_turn_a_version_to_its_fallback_until_they_pass(store: Store) -> None:

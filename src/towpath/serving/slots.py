@@ -9,10 +9,21 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-__all__ = ["SlotFiles"]
+__all__ = ["SlotFiles", "forget_gauges"]
 
 _pack = struct.Struct("dd").pack_into
 _TYPES_OF_GAUGES = "gauge"
+
+
+def forget_gauges(folder: Path, slot: int) -> None:
+    """Remove what a worker said of its present state; its counters stay, for they happened.
+
+    Args:
+        folder: Shared by the slots of one server.
+        slot: Of a worker that is not there any more.
+    """
+    for left in folder.glob(f"{_TYPES_OF_GAUGES}_*_{slot}.db"):
+        left.unlink(missing_ok=True)
 
 
 class SlotFiles:
@@ -28,8 +39,7 @@ class SlotFiles:
         self._slot = slot
         self._files: dict[str, Any] = {}
         self._lock = Lock()
-        for left in folder.glob(f"{_TYPES_OF_GAUGES}_*_{slot}.db"):
-            left.unlink()
+        forget_gauges(folder, slot)
 
     def value(self) -> type:
         """The class that takes the place of ``prometheus_client.values.ValueClass``."""

@@ -23,7 +23,8 @@ from msgspec.structs import replace
 
 from towpath.clock import Clock
 from towpath.errors import TowpathError, UnavailableError
-from towpath.serving.worker import Ports, WorkerConfig, listening
+from towpath.serving.slots import forget_gauges
+from towpath.serving.worker import CALL, Ports, WorkerConfig, listening
 from towpath.stores.objects import Objects
 
 __all__ = ["Flusher", "Supervisor", "told_to_stop"]
@@ -35,6 +36,8 @@ _TICK_S = 0.05
 _QUICK_S = 2.0
 """A worker that died sooner than this after its start is replaced with growing patience."""
 _PATIENCE_S = 5.0
+_LONG_S = 2.0
+"""Who is replaced later than this after its end hears of a standby."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """One row is quickest on one thread, and workers must not fight for cores; a variable that is set already stays."""
 
@@ -107,6 +110,12 @@ class _Child:
         self.ports: Ports | None = None
         self.heard_at = self.started_at
         """When its event loop last said that it turns."""
+        self.resting = False
+        """Whether it has loaded all models and waits to be called."""
+        self.ended_at: float | None = None
+        """When it was first seen dead."""
+        self.vacant_at: float | None = None
+        """Since when nobody answers in its place."""
         reading, writing = os.pipe()
         environment = dict.fromkeys(_THREADS, "1") | dict(os.environ)
         # its own session: Ctrl-C in a terminal reaches the supervisor alone, which drains the workers in order
@@ -143,10 +152,22 @@ class _Child:
         if self.ports is not None:
             return
         self._heard += heard
-        line, newline, _ = self._heard.partition(b"\n")
-        if newline:
-            said = json.loads(line)
-            self.ports = Ports(self.config.ports.host, said["http"], said["grpc"], said["pid"])
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            said = json.loads(line.lstrip(b"."))  # the dots are its event loop's, between two lines
+            if said["http"]:
+                self.ports = Ports(self.config.ports.host, said["http"], said["grpc"], said["pid"])
+            else:
+                self.resting = True
+
+    def call(self) -> None:
+        """Tell one that stands by to answer; it listens as soon as its models are loaded."""
+        if self.process.stdin is not None:
+            try:
+                self.process.stdin.write(CALL)
+                self.process.stdin.flush()
+            except BrokenPipeError:
+                _log.warning("the standby (pid %d) ended when it was called", self.process.pid)
 
     def drain(self) -> None:
         """Closing its stdin is the sign; SIGTERM is for one that does not look."""
@@ -184,6 +205,7 @@ class Supervisor:
         self._config = config
         self._flusher = flusher
         self._children: list[_Child] = []
+        self._standby: _Child | None = None
         self._held: list[socket.socket] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -204,6 +226,12 @@ class Supervisor:
     def pids(self) -> list[int]:
         """Of the living workers."""
         return [child.process.pid for child in self._children if not child.dead]
+
+    @property
+    def standby_pid(self) -> int | None:
+        """Of the process that has loaded everything and waits to take a worker's place."""
+        standing = self._standby
+        return standing.process.pid if standing is not None and standing.resting and not standing.dead else None
 
     @property
     def ready_pids(self) -> list[int]:
@@ -265,13 +293,8 @@ class Supervisor:
     def _watch(self) -> None:
         while not self._stop.wait(_TICK_S):
             for place, child in enumerate(self._children):
-                child.listen()
-                self._end_stalled(place, child)
-                if not child.dead or self._stop.is_set():
-                    continue
-                lived_s = time.monotonic() - child.started_at
-                self._quick_deaths = self._quick_deaths + 1 if lived_s < _QUICK_S else 0
-                if lived_s < min(_PATIENCE_S, 0.1 * 2**self._quick_deaths):
+                self._heed(place, child)
+                if not child.dead or self._stop.is_set() or not self._may_follow(child):
                     continue
                 _log.warning(
                     "worker %d (pid %d) ended with %s; another takes its place",
@@ -279,31 +302,89 @@ class Supervisor:
                     child.process.pid,
                     child.process.returncode,
                 )
-                child.bury()
-                self._children[place] = _Child(self._of_slot(place))
+                self._bury(child)
+                self._children[place] = self._another(place, child.ended_at)
                 self.restarts += 1
+            if self._config.settings.standby:
+                self._keep_standby()
 
-    def _end_stalled(self, place: int, child: _Child) -> None:
-        """Kill a worker whose event loop stands still: nothing in its process can help it any more."""
-        stalled_s = time.monotonic() - child.heard_at
-        if child.ports is None or child.dead or stalled_s < self._config.settings.stall_s:
+    def _may_follow(self, dead: _Child) -> bool:
+        """Whether another may take its place now: those that end as soon as they start are replaced with growing patience."""
+        now_s = time.monotonic()
+        if dead.ended_at is None:
+            dead.ended_at = now_s
+            self._quick_deaths = self._quick_deaths + 1 if now_s - dead.started_at < _QUICK_S else 0
+        patience_s = min(_PATIENCE_S, 0.1 * 2**self._quick_deaths) if self._quick_deaths else 0.0
+        return now_s - dead.ended_at >= patience_s
+
+    def _another(self, place: int, since: float | None) -> _Child:
+        """Who takes the place of a worker that ended: the standby, where there is one, which has the models already."""
+        found, self._standby = self._standby, None
+        if found is None or found.dead:
+            if found is not None:
+                self._bury(found)
+            found = _Child(self._of_slot(self._free_slot(place)))
+        else:
+            found.call()
+        found.vacant_at = since
+        return found
+
+    def _bury(self, child: _Child) -> None:
+        child.bury()
+        if self._config.metrics is not None:
+            forget_gauges(self._config.metrics, child.config.slot)
+
+    def _keep_standby(self) -> None:
+        """Have one more process that has loaded everything and waits; started when all workers answer, not to slow them."""
+        standing = self._standby
+        if standing is not None:
+            self._heed(self._config.workers, standing)
+            if not standing.dead or not self._may_follow(standing):
+                return
+            _log.warning("the standby (pid %d) ended with %s", standing.process.pid, standing.process.returncode)
+            self._bury(standing)
+            self._standby = None
+        if len(self.ready_pids) == len(self._children) and not self._stop.is_set():
+            self._standby = _Child(replace(self._of_slot(self._free_slot()), standby=True))
+
+    def _free_slot(self, place: int | None = None) -> int:
+        """A slot that no living process has; one that stood by keeps its own when it is called."""
+        taken = {child.config.slot for at, child in enumerate(self._children) if at != place}
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def _heed(self, place: int, child: _Child) -> None:
+        """Hear whether it lives, and kill it where its event loop stands still: nothing in its process can help it any more."""
+        child.listen()
+        now_s = time.monotonic()
+        if child.ports is not None and child.vacant_at is not None:
+            took_s, child.vacant_at = now_s - child.vacant_at, None
+            if took_s > _LONG_S and not self._config.settings.standby:
+                _log.warning(
+                    "worker %d was replaced after %.1f s, most of which goes into loading; serving.standby = true keeps one loaded",
+                    place,
+                    took_s,
+                )
+        stalled_s = now_s - child.heard_at
+        awake = child.ports is not None or child.resting
+        if not awake or child.dead or stalled_s < self._config.settings.stall_s:
             return
         _log.error("worker %d (pid %d) has stood still for %.1f s; it is killed", place, child.process.pid, stalled_s)
         child.process.kill()
         child.process.wait()
 
     def _end(self) -> None:
-        for child in self._children:
+        children = [*self._children, *([] if self._standby is None else [self._standby])]
+        for child in children:
             child.drain()
         until = time.monotonic() + _STOP_S
-        for child in self._children:
+        for child in children:
             try:
                 child.process.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _log.error("worker %d does not end; it is killed", child.process.pid)
                 child.process.kill()
             child.bury()
-        self._children = []
+        self._children, self._standby = [], None
         for held in self._held:
             held.close()
         self._held = []

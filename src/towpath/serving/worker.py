@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from towpath.serving.served import Reader
     from towpath.stores.online import OnlineStore
 
-__all__ = ["Ports", "Worker", "WorkerConfig", "listening", "ready_line"]
+__all__ = ["CALL", "Ports", "Worker", "WorkerConfig", "listening", "ready_line"]
 
 _log = logging.getLogger("towpath.serving")
+CALL = b"!"
+"""What a supervisor says to one that stands by, for it to answer."""
 _FINISH_S = 30
 """How long requests in flight may take once nobody new is let in."""
 _BACKLOG = 2_048
@@ -93,6 +95,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     logs: bool = False
     """Whether a spawned worker sends its log to stderr, because its parent sends its own somewhere."""
     reuse_port: bool = False
+    standby: bool = False
+    """Whether to load everything and then wait to be called."""
 
 
 class Worker:
@@ -116,6 +120,9 @@ class Worker:
         self._heap = Heap()
         self._online: OnlineStore | None = None
         self._stop = asyncio.Event()
+        self._called = asyncio.Event()
+        if not config.standby:
+            self._called.set()
         self._draining = False
         self._proven = deployments is not None
         if deployments is None:
@@ -262,11 +269,35 @@ class Worker:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
         if until_eof:
-            loop.add_reader(0, self._on_supervisor_gone)
+            loop.add_reader(0, self._on_supervisor)
         # its messages take some time to make, which a thread spends while HTTP comes up
         imported = loop.run_in_executor(None, _import_grpc)
         if self._following is not None:
             await loop.run_in_executor(None, self._poll)
+        meanwhile = [asyncio.create_task(task) for task in self._meanwhile(alive)]
+        if not self._called.is_set():
+            await imported
+            self._heap.settle()
+            on_ready(Ports(self._config.ports.host, 0, 0, os.getpid()))
+        if await self._awoken():
+            await self._answer(on_ready, imported)
+        for task in meanwhile:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._let_go()
+
+    async def _awoken(self) -> bool:
+        """Whether this worker is to answer; one that stands by waits here until it is called, or told to stop."""
+        if not self._called.is_set():
+            waits = [asyncio.create_task(one.wait()) for one in (self._called, self._stop)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for one in waits:
+                one.cancel()
+        return self._called.is_set() and not self._stop.is_set()
+
+    async def _answer(self, on_ready: Callable[[Ports], None], imported: "asyncio.Future[None]") -> None:
+        """Open both doors, answer until the worker is told to stop, and drain."""
         http, listener = self._http()
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         while not http.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
@@ -274,7 +305,6 @@ class Worker:
         await imported
         grpc_server, grpc_port, closing = await self._grpc()
         ports = Ports(self._config.ports.host, listener.getsockname()[1], grpc_port, os.getpid())
-        meanwhile = [asyncio.create_task(task) for task in self._meanwhile(alive)]
         self._heap.settle()
         on_ready(ports)
         await self._stop.wait()
@@ -283,10 +313,10 @@ class Worker:
         http.should_exit = True
         closing.set()
         await asyncio.gather(serving, grpc_server.stop(_FINISH_S))
-        for task in meanwhile:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+
+    async def _let_go(self) -> None:
+        """Give back everything; what was written last is flushed."""
+        loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._consumers.close, self._config.clock.now())
         if self._tracing is not None:
             await loop.run_in_executor(None, self._tracing.close)
@@ -392,7 +422,8 @@ class Worker:
                 await loop.run_in_executor(None, self._poll)
             except Exception:  # noqa: BLE001 - the edge: whatever it was, the next turn tries again
                 _log.exception("following the registry failed")
-            self.measure(self._meter)  # whoever is scraped adds up the workers, and the others are not asked then
+            if self._called.is_set():
+                self.measure(self._meter)  # whoever is scraped adds up the workers, and the others are not asked then
             if self._stuck and self._config.workers:
                 _log.error("calls hang; this worker drains and is replaced")
                 self.stop()
@@ -477,8 +508,11 @@ class Worker:
         await door.start(listener, tls=None if self._tls is None else self._tls.grpc_context, backlog=_BACKLOG)
         return door, port, service.closing
 
-    def _on_supervisor_gone(self) -> None:
-        if not os.read(0, 1):
+    def _on_supervisor(self) -> None:
+        """It calls this worker, or it is gone."""
+        if os.read(0, 1):
+            self._called.set()
+        else:
             asyncio.get_running_loop().remove_reader(0)
             self.stop()
 
