@@ -323,6 +323,19 @@ def test_an_interval_before_the_start_is_refused_with_its_line_and_nothing_is_wr
     assert stand.online.tables() == before
 
 
+def test_what_came_before_the_start_is_known_neither_online_nor_in_training(stand: Stand) -> None:
+    # given one key whose newest row is from before the start, and one with a row on it
+    rows = [Row("1", -1, -1, 1), Row("2", -1, -1, 2), Row("2", 0, 0, 3)]
+    view = stand.view(rows, start="2011-09-01", created_time="created")
+    stand.build(view, 10)
+    # then both sides agree, also about a moment before it
+    assert stand.read(view, ["1", "2"], 10) == stand.known(view, ["1", "2"], 10) == [None, 3.0]
+    assert stand.known(view, ["2"], -1) == [None]
+    # and another start is another version, because there are other rows
+    earlier = replace(view, header=replace(view.header, start="2011-08-01"))
+    assert features.change(view, earlier).told() == "start is 2011-08-01 and no longer 2011-09-01"
+
+
 def test_a_reader_that_lives_long_follows_the_swap_and_never_meets_a_gap(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,10 @@ def test_the_command_shows_what_was_built_and_exits_as_a_fault(shop: Path, capsy
 
 def test_a_key_of_another_type_and_a_view_that_nobody_built_are_no_missing_rows(shop: Path) -> None:
     numbered = VIEW.format(column="units").replace("item_id", "n").replace("select n", "select cast(7 as bigint) as n")
+    (shop / "features/numbered.sql").write_text(numbered.replace("\n--- */", "\nonline = false\n--- */"))
+    with Platform.open(shop, clock=FixedClock(NOW), variables={}) as platform:
+        never = platform.features.get("numbered", ["7"])
+    assert never["missing"] == {"numbered.units": "it is never online: online = false in features/numbered.sql:4"}
     (shop / "features/numbered.sql").write_text(numbered)
     with Platform.open(shop, clock=FixedClock(NOW), variables={}) as platform:
         with pytest.raises(InputError, match="The key 'n' is 'seven', which is no int64") as told:

@@ -195,7 +195,7 @@ def _rekeyed(old: View, new: View) -> str:
         return f"keyed by {', '.join(new.header.keys)} and no longer by {', '.join(old.header.keys)}"
     if old.key_types and new.key_types and old.key_types != new.key_types:
         return f"keys are {', '.join(new.key_types)} and no longer {', '.join(old.key_types)}"
-    for name in ("event_time", "created_time"):
+    for name in ("event_time", "created_time", "start"):
         if getattr(old.header, name) != getattr(new.header, name):
             return f"{name} is {getattr(new.header, name)} and no longer {getattr(old.header, name)}"
     return ""

@@ -12,7 +12,7 @@ from towpath.errors import ProjectError, UnknownError, nearest
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.project.declarations import FeatureDeclaration, FeatureHeader
 from towpath.sql import Query
-from towpath.types import duration
+from towpath.types import duration, micros, utc
 from towpath.warehouse.point_in_time import Facts
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             event_time=self.header.event_time,
             created_time=self.header.created_time,
             ttl=duration(self.header.ttl) if self.header.ttl else None,
+            start_us=micros(utc(self.header.start)) if self.header.start else None,
             columns=tuple(self.features if columns is None else columns),
         )
 
@@ -263,4 +264,5 @@ def _fingerprint(query: Query, header: FeatureHeader, columns: object, key_types
     """Without ttl, defaults and descriptions: they change how a row is read, not which rows there are."""
     decisive = (query.body.strip(), header.keys, header.event_time, header.created_time, columns, key_types)
     foreign = () if query.dialect == "duckdb" else (query.dialect,)  # the same words may mean something else there
-    return hashlib.sha256(msgspec.json.encode((*decisive, *foreign))).hexdigest()
+    begun = () if header.start is None else (("start", header.start),)
+    return hashlib.sha256(msgspec.json.encode((*decisive, *foreign, *begun))).hexdigest()

@@ -473,7 +473,8 @@ class Features:
         event_us = next(iter(found.event_us.values())).item()
         gone = "no row for this key"
         if event_us < 0 and build_state(self._platform.online, described.table) is None:
-            gone = f"nothing of it is online yet: tow features build {view}"
+            never = f"it is never online: online = false in {described.place('online')}"
+            gone = f"nothing of it is online yet: tow features build {view}" if described.header.online else never
         if event_us < 0 and described.header.ttl:
             event_us = self._event_whatever_its_age(view, keys, now_us)
             gone = f"expired: older than the ttl of {described.header.ttl}" if event_us >= 0 else gone

@@ -66,7 +66,7 @@ class FeatureHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ttl: Duration | None = None
     """How old a value may be and still answer; both ends inclusive."""
     start: Moment | None = None
-    """The first event time that there is, UTC; an interval asked for before it is refused."""
+    """The first event time that there is, UTC: builds and training know no earlier row, and an interval asked for before it is refused."""
     schedule: str | None = None
     """When a build is due, as a cron line in UTC, for the scheduler that you run; `tow check` and `tow features plan` read it."""
     lookback: Duration | None = None

@@ -189,6 +189,12 @@ class WarehouseContract:
         facts = _facts(stand, (("a", 2, 2, 20),), ttl=timedelta(hours=3))
         assert _joined(stand, facts, [("a", hour) for hour in range(1, 7)]) == [None, 20, 20, 20, 20, None]
 
+    def test_what_came_before_the_start_is_nothing(self, stand: Stand) -> None:
+        """A row exactly on the start is the first."""
+        rows = (("a", 2, 2, 20), ("a", 3, 3, 30), ("a", 4, 4, 40))
+        facts = _facts(stand, rows, start_us=_us(3))
+        assert _joined(stand, facts, [("a", hour) for hour in range(1, 6)]) == [None, None, 30, 40, 40]
+
     def test_ties_are_decided_by_landing_and_a_full_tie_is_no_mixture(self, stand: Stand) -> None:
         """One whole row of them."""
         rows = (
@@ -285,6 +291,7 @@ def _facts(
     where: str = "true",
     ttl: timedelta | None = None,
     landed_since_us: int | None = None,
+    start_us: int | None = None,
 ) -> Facts:
     """A view over rows of key, hour of the event, hour of landing, value; its second feature repeats the value as text."""
     import pyarrow as pa
@@ -309,6 +316,7 @@ def _facts(
         created_time="loaded",
         ttl=ttl,
         columns=("x", "label"),
+        start_us=start_us,
         landed_since_us=landed_since_us,
     )
 

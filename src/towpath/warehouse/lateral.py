@@ -62,11 +62,12 @@ def training_set_steps(facts: Facts, view: str, *, as_of: AsOf = "known") -> Ste
     known = "greatest(event, landed)" if late else "event"
     ttl = None if facts.ttl is None else f"interval '{facts.ttl // timedelta(microseconds=1)} microseconds'"
     young = "" if ttl is None else f"and event >= (select min(t) from {SPINE}) - {ttl}"
+    begun = "" if facts.start_us is None else f"and event >= {_instant(facts.start_us)}"
     copied = f"""
 select entity, event, landed, {known} as known, {", ".join(values)}
 from ({_view_rows(facts, view)}) as view_rows
 join {_ENTITIES} as entities on {same.format("view_rows")}
-where event is not null and {known} <= (select max(t) from {SPINE}) {young}"""
+where event is not null and {known} <= (select max(t) from {SPINE}) {young} {begun}"""
     if late:
         copied = f"""
 select * from (
@@ -118,7 +119,7 @@ def newest_select(facts: Facts, view: str, *, as_of: str, since: str) -> str:
     chosen = ", ".join(f"f{i}" for i in range(len(facts.columns)))
     fresh = ""
     if facts.landed_since_us is not None:
-        known = f"timestamptz 'epoch' + interval '{facts.landed_since_us} microseconds'"
+        known = _instant(facts.landed_since_us)
         fresh = f"and (landed >= {known} or event >= {known})"
     return f"""
 select {keys}, {_micros("event")} as event, {_micros("landed")} as landed, {chosen}
@@ -139,6 +140,10 @@ def _view_rows(facts: Facts, view: str) -> str:
     columns += [f"{event} as event", f"{landed} as landed"]
     columns += [f"{quoted(name)} as f{i}" for i, name in enumerate(facts.columns)]
     return f"select {', '.join(columns)} from ({view}) as towpath_view"
+
+
+def _instant(micros: int) -> str:
+    return f"timestamptz 'epoch' + interval '{micros} microseconds'"
 
 
 def _micros(instant: str) -> str:

@@ -65,6 +65,7 @@ def generated_training_set_sql(
     known = "greatest(event, landed)" if as_of == "known" else "event"
     ttl_us = None if facts.ttl is None else facts.ttl // timedelta(microseconds=1)
     fresh = "" if ttl_us is None else f"and event >= t - {ttl_us}"
+    begun = "" if facts.start_us is None else f" and event >= {facts.start_us}"
     values = [f"f{i}" for i in range(len(facts.columns))]
     on_winner = " and ".join(f"payload.{part} = winners.{part}" for part in (*_parts(facts), "event", "landed"))
     columns = [f"payload.f{i} as {_label(name, dialect)}" for i, name in enumerate(facts.columns)]
@@ -79,7 +80,7 @@ with {first}view_rows as (
 facts as (
     select {keys}, event, landed, {known} as known
     from view_rows
-    where event is not null and {known} <= (select max(t) from {spine})
+    where event is not null and {known} <= (select max(t) from {spine}){begun}
 ),
 running as (
     select {keys}, event, landed, known,

@@ -31,6 +31,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """How old a value may be; both ends inclusive."""
     columns: tuple[str, ...]
     """Feature columns that are wanted, at least one."""
+    start_us: int | None = None
+    """For training: events before it are none; microseconds since 1970. Of the newest rows ``:since`` says so."""
     landed_since_us: int | None = None
     """For the newest rows: only those that became known at or after it count, because they landed or their event came true
     then; microseconds since 1970, all unless given."""
@@ -70,6 +72,7 @@ def training_set_sql(facts: Facts, *, spine: str, as_of: AsOf = "known") -> str:
     known = "greatest(event, landed)" if must_have_landed else "event"
     ttl_us = None if facts.ttl is None else facts.ttl // timedelta(microseconds=1)
     young = "" if ttl_us is None else f"and event >= (select min(t) from {spine}) - {ttl_us}"
+    begun = "" if facts.start_us is None else f"and event >= {facts.start_us}"
     fresh = "" if ttl_us is None else f"where records.event >= moments.t - {ttl_us}"
     chosen = ", ".join(f"feature_values.f{i} as {quoted(name)}" for i, name in enumerate(facts.columns))
     return f"""
@@ -83,7 +86,7 @@ moments as (
 facts as (
     select entity, event, landed, {known} as known
     from view_rows join entities using ({keys})
-    where event is not null and {known} <= (select max(t) from {spine}) {young}
+    where event is not null and {known} <= (select max(t) from {spine}) {young} {begun}
 ),
 records as (
     {records}
