@@ -249,6 +249,9 @@ def test_a_row_that_is_too_old_is_told_from_one_that_never_was(shop: Path) -> No
         known = item(platform)
     with Platform.open(shop, variables={}).at(NOW + timedelta(days=30)) as later:
         old, never = later.features.get("prices", [known]), later.features.get("prices", ["nobody's"])
+    with Platform.open(shop, variables={}).at(NOW - timedelta(days=30)) as earlier:
+        early = earlier.features.get("prices", [known])
+    assert early["missing"]["prices.price_eur"] == "its row became known later than the moment asked"
     assert old["prices.price_eur"] is None
     assert old["event_time"] is not None
     assert old["missing"]["prices.price_eur"] == "expired: older than the ttl of 3d"

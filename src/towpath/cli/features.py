@@ -84,11 +84,15 @@ def build(
 
     with Platform.open(project).at(as_of) as platform, working("building features") as say:
         done = platform.features.building(
-            view, since=since, until=until, full=full, progress=lambda name, rows: say(f"{name}: {rows:,} rows")
+            view, since=since, until=until, full=full, progress=lambda name, rows: say(_so_far(name, rows))
         )
     if done.built or not done.failed:
         show([{"view": name, **_facts(result)} for name, result in done.built.items()])
     done.whole()
+
+
+def _so_far(view: str, rows: int) -> str:
+    return f"{view}: {rows:,} rows" if rows else f"{view}: reading"
 
 
 @command.command("plan")

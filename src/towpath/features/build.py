@@ -111,7 +111,7 @@ def build(
         since: Build this interval of event times alone, ``[since, as_of]``, whatever was built before.
         full: Everything, whether it is needed or not.
         clock: Says when the build was done.
-        progress: Called with the number of rows so far.
+        progress: Called with the number of rows so far; with 0 before the first is read.
 
     Raises:
         InputError: The interval begins before the view's ``start``, or is empty; or `since` and `full` are both given.
@@ -122,6 +122,8 @@ def build(
     started = time.perf_counter()
     as_of, since = utc(as_of), utc(since) if since else None
     _check_interval(view, since, as_of, full=full)
+    if progress is not None:
+        progress(0)
     state = builds.build_state(online, view.table)
     snapshot = snapshot_digest(view, warehouse)
     run = _Run(view, warehouse, online, as_of, progress)

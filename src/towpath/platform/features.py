@@ -1,7 +1,7 @@
 """Feature views of a project: training sets, the online table, reads, publishing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -12,7 +12,7 @@ from towpath.features.builds import build_state
 from towpath.features.keys import key_column, key_part
 from towpath.platform import evolution, on_demand, shown
 from towpath.sql import Query
-from towpath.types import micros
+from towpath.types import duration, micros
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from towpath.serving.push import PushAnswer
 
 __all__ = ["Features", "ViewRow"]
+
+_FOREVER_US = 2**62
 
 
 class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -475,23 +477,28 @@ class Features:
         if event_us < 0 and build_state(self._platform.online, described.table) is None:
             never = f"it is never online: online = false in {described.place('online')}"
             gone = f"nothing of it is online yet: tow features build {view}" if described.header.online else never
-        if event_us < 0 and described.header.ttl:
-            event_us = self._event_whatever_its_age(view, keys, now_us)
-            gone = f"expired: older than the ttl of {described.header.ttl}" if event_us >= 0 else gone
-        expired = gone.startswith("expired")
+        hidden = event_us < 0 and (event_us := self._event_whatever_its_age(view, keys)) >= 0
+        if hidden:
+            ttl = described.header.ttl
+            old = ttl is not None and now_us - event_us > duration(ttl) / timedelta(microseconds=1)
+            gone = (
+                f"expired: older than the ttl of {ttl}" if old else "its row became known later than the moment asked"
+            )
         event = None if event_us < 0 else datetime.fromtimestamp(event_us / 1e6, tz=UTC)
         return {
             **{name: _plain(values) for name, values in found.columns.items()},
             "event_time": event,
             "age": age_text(now_us, event_us),
-            "missing": dict.fromkeys(found.missing[0], gone if event is None or expired else "null in the row"),
+            "missing": dict.fromkeys(found.missing[0], gone if event is None or hidden else "null in the row"),
         }
 
-    def _event_whatever_its_age(self, view: str, keys: Mapping[str, Sequence[object]], now_us: int) -> int:
+    def _event_whatever_its_age(self, view: str, keys: Mapping[str, Sequence[object]]) -> int:
         from towpath.features import OnlineReader
 
         ageless = [msgspec.structs.replace(kept, ttl_us=None) for kept in self.locks([f"{view}.*"])]
-        found = OnlineReader(self._platform.online, ageless, self._platform.settings.project.name).read(keys, 1, now_us)
+        found = OnlineReader(self._platform.online, ageless, self._platform.settings.project.name).read(
+            keys, 1, _FOREVER_US
+        )
         return next(iter(found.event_us.values())).item()
 
     def read(
