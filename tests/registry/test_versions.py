@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,14 +167,38 @@ def test_a_tampered_artefact_is_refused_and_leaves_nothing(
     assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_cache_that_was_damaged_is_fetched_again(
-    objects: Objects, publish: Callable[..., Manifest], tmp_path: Path
+def _link(path: Path, to: Path) -> None:
+    if path.is_dir():
+        shutil.move(path, to)
+    else:
+        path.rename(to)
+    path.symlink_to(to)
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda folder: (folder / "model.txt").write_bytes(b""),
+        lambda folder: (folder / "model.txt").write_bytes(b"eert " * 20),
+        lambda folder: (folder / "golden.jsonl").unlink(),
+        lambda folder: (folder / "MLmodel").write_text("flavors: {python_function: {}}"),
+        lambda folder: (folder / "code" / "more.py").write_text("import os"),
+        lambda folder: _link(folder / "model.txt", folder.parent.parent / "elsewhere"),
+        lambda folder: _link(folder / "code", folder.parent.parent / "elsewhere"),
+    ],
+    ids=["emptied", "altered", "missing", "more", "more within", "link", "link to a folder"],
+)
+def test_a_cache_that_is_not_exactly_the_version_is_fetched_again(
+    alter: Callable[[Path], object], objects: Objects, publish: Callable[..., Manifest], tmp_path: Path
 ) -> None:
     stored = publish()
     folder = versions.fetch(objects, stored, tmp_path / "cache")
-    (folder / "model.txt").write_bytes(b"")
+    alter(folder)
     assert versions.fetch(objects, stored, tmp_path / "cache") == folder
     assert (folder / "model.txt").read_bytes() == b"tree " * 20
+    found = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    assert {str(path.relative_to(folder)) for path in found} == {"model.txt", "golden.jsonl", "code/model.py"}
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
 
 

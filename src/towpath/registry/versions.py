@@ -167,7 +167,8 @@ def versions(objects: Objects, model: str) -> list[int]:
 def fetch(objects: Objects, manifest: Manifest, into: Path) -> Path:
     """Bring a version's files into a local cache, checked against the digests of its manifest.
 
-    Many processes may share a cache: a folder appears whole or not at all, and what is there is checked again.
+    Many processes may share a cache: a folder appears whole or not at all, and what is there is checked again. One that
+    lacks a file, or has one that is altered, a link, or not of the version, is fetched anew.
 
     Args:
         objects: The fleet's store.
@@ -185,9 +186,10 @@ def fetch(objects: Objects, manifest: Manifest, into: Path) -> Path:
     name = digest_of("\n".join(f"{file.digest} {file.path}" for file in files).encode())[7:23]
     folder = into / f"{manifest.model}@{manifest.version}-{name}"
     if folder.is_dir():
-        if all(_is_whole(folder, file) for file in files):
+        if _names_in(folder) == {file.path for file in files} and all(_is_whole(folder, file) for file in files):
             return folder
-        # Damaged on this machine's disk: moved aside in one step, so that nobody loads half of it.
+        # Altered on this machine's disk: moved aside in one step, so that nobody loads half of it. A file too many counts,
+        # for what lies in a framework's folder is what the framework reads.
         _discard(folder)
     draft = into / f".{folder.name}.{os.getpid()}.{os.urandom(4).hex()}"
     try:
@@ -318,6 +320,19 @@ def _inside(path: str) -> str:
 def _is_whole(folder: Path, file: StoredFile) -> bool:
     path = folder / _inside(file.path)
     return path.is_file() and path.stat().st_size == file.size_bytes and digest_of_file(path) == file.digest
+
+
+def _names_in(folder: Path) -> set[str]:
+    """Paths of all files; of a link with a mark that no file of a version has, also where it leads to a folder."""
+    found: set[str] = set()
+    for place, folders, names in os.walk(folder):
+        paths = [Path(place, name) for name in names] + [Path(place, name) for name in folders]
+        found |= {
+            path.relative_to(folder).as_posix() + ("\\" if path.is_symlink() else "")
+            for path in paths
+            if path.is_symlink() or not path.is_dir()
+        }
+    return found
 
 
 def _discard(folder: Path) -> None:
