@@ -16,6 +16,8 @@ from towpath.errors import InputError, ProjectError
 from towpath.platform import Platform
 from towpath.platform.shown import as_html, as_text, or_the_fault
 
+FUNCTION = '"""Half.\n\n---\n[inputs]\na = "double"\n\n[outputs]\nb = "double"\n---\n"""\n\n\ndef half(a):\n    return {"b": a / 2}\n'
+
 cells = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.just(("a", "b")))
 
 
@@ -25,6 +27,7 @@ def begun(tmp_path: Path) -> Platform:
     from towpath.project import Answers, init
 
     init(tmp_path, Answers(name="shop", team="forecasting"), clock=SystemClock())
+    (tmp_path / "features/half.py").write_text(FUNCTION)
     return towpath.open(tmp_path)
 
 
@@ -100,6 +103,7 @@ def test_a_new_project_has_readable_reprs_everywhere(begun: Platform) -> None:
         assert repr(begun.models).splitlines()[0] == "1 model of shop"
         assert repr(begun.models["demand"]) == "Model demand: standard, no champion yet"
         assert "item_sales" in repr(begun.features)
+        assert repr(begun.features).splitlines()[-1].split() == ["half", "-", "-", "-", "-", "-"]
         assert repr(begun.watch).startswith("no open incidents in ")
         for shown in (begun, begun.models, begun.models["demand"], begun.features, begun.watch):
             ET.fromstring(shown._repr_html_())

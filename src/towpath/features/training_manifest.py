@@ -40,6 +40,7 @@ _NAMES = {
     "as_of": "as_of",
     "features": "the features asked for",
     "time": "the time column",
+    "keys": "the key columns",
 }
 
 
@@ -115,7 +116,7 @@ class TrainingSetManifest(msgspec.Struct, frozen=True, kw_only=True):
             ('the spine',)
         """
         found = [words for name, words in _NAMES.items() if getattr(self, name) != getattr(other, name)]
-        found += _differing("the view", _by_name(self.views), _by_name(other.views))
+        found += _differing("the view", _forms(self.views), _forms(other.views))
         found += _differing("the function", _by_name(self.functions), _by_name(other.functions))
         found += _differing("the parameter", self.parameters, other.parameters)
         found += _differing("the table", _by_name(self.tables), _by_name(other.tables))
@@ -248,7 +249,11 @@ def manifest_of(source: "pa.Table | Path | str") -> TrainingSetManifest:
             raise InputError(f"'{source}' cannot be read as Parquet: {error}.", where) from error
     data = (metadata or {}).get(_KEY)
     if data is None:
-        raise InputError("There is no manifest of a training set in the metadata.", where, "ask the table as it came")
+        raise InputError(
+            "There is no manifest of a training set in the metadata.",
+            where,
+            "ask the table as it came, or the file by its path",
+        )
     try:
         return msgspec.json.decode(data, type=TrainingSetManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -264,7 +269,12 @@ def _plain(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
     return column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
 
 
-def _by_name(values: Sequence[ViewRead] | Sequence[FunctionRead] | Sequence[TableState]) -> dict[str, object]:
+def _forms(views: Sequence[ViewRead]) -> dict[str, object]:
+    """Without the rows that lacked a key: these are the spine's."""
+    return {view.view: (view.fingerprint, view.ttl) for view in views}
+
+
+def _by_name(values: Sequence[FunctionRead] | Sequence[TableState]) -> dict[str, object]:
     return {value.table if isinstance(value, TableState) else value.view: value for value in values}
 
 

@@ -90,7 +90,11 @@ class Features:
             }
             for name, view in project.views.items()
         ]
-        return [*shown, *({"view": name, "used by": _users(project, name)} for name in project.on_demand)]
+        nothing = dict.fromkeys(("entity", "event time", "known at", "ttl"))
+        return [
+            *shown,
+            *({"view": name, **nothing, "used by": _users(project, name)} for name in project.on_demand),
+        ]
 
     def list(self) -> "list[ViewRow]":
         """One row for each view of the project, with the models that read it."""

@@ -16,7 +16,7 @@ from towpath.sql import Query, quoted
 from towpath.warehouse.engine import Engine
 from towpath.warehouse.kept import Kept
 from towpath.warehouse.point_in_time import AsOf, Facts, bounds_sql, keys_sql, newest_sql, training_set_sql
-from towpath.warehouse.snapshots import TableState
+from towpath.warehouse.snapshots import TableState, state_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -167,7 +167,7 @@ class FileWarehouse:
         states: list[TableState] = []
         for table in query.tables:
             if self.landing is not None and self._has_landed(table):
-                states.append(TableState(table=table, state=repr(self.landing.prepare(self, table))))
+                states.append(TableState(table=table, state=state_digest(self.landing.prepare(self, table))))
                 continue
             files = [(str(file), file.stat()) for file in self._files(table, query)]
             states.append(TableState(table=table, files=tuple((path, s.st_size, s.st_mtime_ns) for path, s in files)))

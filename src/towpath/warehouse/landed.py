@@ -8,6 +8,7 @@ from towpath.errors import ProjectError
 from towpath.sql import Query, quoted
 from towpath.warehouse.engine import Engine
 from towpath.warehouse.files import Landing
+from towpath.warehouse.snapshots import state_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +69,7 @@ class Landed:
         Raises:
             ProjectError: A column's type is said nowhere.
         """
-        return repr(self._landing.prepare(self, table))
+        return state_digest(self._landing.prepare(self, table))
 
     def rows(self, table: str) -> "pa.Table":
         """All rows of a table as it stands now.
