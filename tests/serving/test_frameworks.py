@@ -1,5 +1,6 @@
 """Folders and files of frameworks behind HTTP and gRPC, as `tow serve FILE` has them."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from serving_stand import Running
+from serving_stand import Running, a_manifest
+from test_server import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
@@ -18,6 +20,11 @@ import framework_files as made
 from framework_files import ANSWERS, MAKERS, ROWS
 
 from towpath.clock import SystemClock
+from towpath.models import columns_from_rows, load_file, save
+from towpath.models.folders import files_of
+from towpath.project.declarations import OutputDeclaration
+from towpath.registry import versions
+from towpath.registry.signing import Signer
 from towpath.serving.server import bare_deployment
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -61,6 +68,50 @@ def test_text_in_and_a_label_out_over_http_and_grpc(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["error"]) == (400, "row 0, 'text': 7 is no text.")
     finally:
         running.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["onnx", *(pytest.param(one, marks=pytest.mark.nightly) for one in ("savedmodel", "huggingface")), "mlflow"],
+)
+def test_a_version_that_is_a_folder_is_served_from_an_empty_cache_and_heals(name: str, tmp_path: Path) -> None:
+    # given a folder that another program wrote, published from one machine
+    columns = [{"f0": 1.0, "f1": 2.0, "f2": 3.0}]
+    if name == "mlflow":
+        given = made.mlflow(tmp_path, flavour="onnx", data="model.onnx")
+        (tmp_path / "graph").mkdir()
+        shutil.move(made.onnx_external(tmp_path / "graph"), given / "model.onnx")
+    elif name == "huggingface":
+        given, columns = made.huggingface(tmp_path), [{"text": "good film"}]
+    else:
+        given = MAKERS[name](tmp_path)
+    (tmp_path / "store").mkdir()
+    store = Store(tmp_path / "store")
+    artefact = save(given, tmp_path / "kept")
+    model = load_file(tmp_path / "kept" / "model", name="demand")
+    number = versions.next_version(store.objects, "demand", run_id="r")
+    output = OutputDeclaration(kind="class" if name == "huggingface" else "vector")
+    manifest = a_manifest(number, artefact=artefact, signature=model.signature, output=output)
+    files: dict[str, bytes | Path] = {
+        f"model/{path}": file for path, file in files_of(tmp_path / "kept" / "model").items()
+    }
+    stored = versions.publish(store.objects, manifest, files, Signer(store.keys))
+    store.promote(number)
+    # when machines without it fetch and serve it, the second with a cache into which somebody put a file to be read first
+    right = model.predict(columns_from_rows(model.signature, columns))
+    strange = next(iter(files.values()))
+    for _ in range(2):
+        deployments = store.deployments()
+        deployments.poll()
+        served = deployments.live["demand"].versions[number]
+        answer = served.model.predict(columns_from_rows(served.signature, columns))
+        # then it answers as where it was made
+        for key, values in answer.items():
+            assert values.tolist() == right[key].tolist()
+        deployments.close()
+        (cached,) = (store.folder / "cache").iterdir()
+        assert sum(path.is_file() for path in cached.rglob("*")) == len(stored.files) + 1
+        shutil.copyfile(strange, cached / "model" / "a")
 
 
 def _asked(module: Any, client: Any, name: str, datatype: str, values: Any, output: str) -> Any:

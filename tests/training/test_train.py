@@ -86,6 +86,30 @@ def test_the_same_seed_gives_the_same_model_and_a_comparison_says_what_differs(s
     assert {run.run_id for run in shop.runs.newest("demand")} == {one.run_id, same.run_id, other.run_id}
 
 
+def test_train_may_return_a_folder_that_another_program_wrote(shop: Shop) -> None:
+    # given an MLflow folder of a booster that names its columns, and in another order than the project
+    shop.write("""
+from pathlib import Path
+import lightgbm
+
+def train(data):
+    rows = data.train.pandas
+    names = ["sales.mean_7d", "prices.shop", "prices.price"]
+    known = lightgbm.Dataset(rows.features[names], rows.label)
+    booster = lightgbm.train({"verbose": -1, "num_threads": 1, "min_data_in_leaf": 5}, known, 20)
+    folder = Path("written")
+    folder.mkdir()
+    booster.save_model(folder / "model.lgb")
+    (folder / "MLmodel").write_text("flavors:\\n  lightgbm:\\n    data: model.lgb\\n    code: null\\n")
+    return folder
+""")
+    trained = shop.train(declared={"fallback": ()})
+    # then the version is what its flavour holds, asked by the names that its file has
+    assert (trained.artefact.format, trained.artefact.file.path) == ("lightgbm", "model")
+    assert [field.name for field in trained.signature.inputs] == ["sales.mean_7d", "prices.shop", "prices.price"]
+    assert trained.training.metrics["wape"] < 0.1
+
+
 def test_a_sample_keeps_whole_entities_and_is_written_down(shop: Shop) -> None:
     shop.write(MEAN)
     trained = shop.train(sample_share=0.4, declared={"fallback": ()})

@@ -1,5 +1,6 @@
-"""Keeping what ``train`` returned: in the framework's data-only format, else skops, else a pickle and its list."""
+"""Keeping what ``train`` returned: a file as it is, the framework's data-only format, else skops, else a pickle."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -7,11 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from towpath.errors import RefusedError
+from towpath.errors import FormatError, RefusedError
 from towpath.models import pickles
-from towpath.models.engines import sklearn
+from towpath.models.engines import mlflow, sklearn
 from towpath.models.engines.extra import installed_version
 from towpath.models.folders import digest_of, files_of, size_of
+from towpath.models.formats import sniff
 from towpath.models.manifest import Artefact, Field, Signature, StoredFile
 from towpath.models.model import output_fields
 from towpath.types import Container, OutputKind
@@ -20,6 +22,8 @@ __all__ = ["save", "signature_of"]
 
 _Saved = tuple[str, str, str]
 """Name of file or folder, format, import name of the framework."""
+_RUNS = frozenset({"pickle", "joblib"})
+"""Formats that a file may have and a version not: there they have the list of what was seen when we wrote them."""
 
 
 def save(
@@ -33,7 +37,8 @@ def save(
     """Write a trained object into a folder.
 
     Args:
-        trained: What ``train`` returned.
+        trained: What ``train`` returned; a `Path` is a model that something else wrote, as a file or a folder, and is copied as it is.
+            Of an MLflow folder the model of its data-only flavour is kept.
         folder: Where the file goes; it is made.
         format: ``auto`` takes the framework's own data-only format where it has one.
         own_predict: Whether ``model.py`` has a ``predict(model, rows)``: it gets a Booster back where ``train`` returned one, and a
@@ -45,12 +50,16 @@ def save(
 
     Raises:
         RefusedError: It cannot be kept in that format.
+        FormatError: The file is no model, or damaged or hostile.
         ExtraError: skops is not installed and was asked for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if trained is None:
         raise RefusedError("train() returned nothing.", where="model.py, train", mend="return the trained model")
-    saved = _data_only(trained, folder, width, own_predict=own_predict) if format == "auto" else None
+    if isinstance(trained, Path):
+        saved = _copied(trained, folder)
+    else:
+        saved = _data_only(trained, folder, width, own_predict=own_predict) if format == "auto" else None
     allow: tuple[str, ...] = ()
     if saved is None and format != "pickle" and (format == "skops" or sklearn.is_estimator(trained)):
         whole = (
@@ -117,6 +126,41 @@ def signature_of(
 def _output(name: str, values: NDArray[Any]) -> Field:
     kind = {"f": "double", "i": "int64", "u": "int64", "b": "bool"}.get(values.dtype.kind, "string")
     return Field(name=name, type=kind, shape=(-1, *values.shape[1:]), nullable=False)
+
+
+def _copied(given: Path, folder: Path) -> _Saved:
+    """A file or folder that something else wrote, told from its bytes."""
+    found, place = sniff(given), given
+    if found.format == "mlflow":
+        places = [place for place in mlflow.read(given, given.name).places if not _is_outer(place)]
+        known = [(place, sniff(place)) for place in places]
+        place, found = next((pair for pair in known if pair[1].format not in _RUNS), (given, found))
+    if found.format in {*_RUNS, "mlflow"}:
+        raise RefusedError(
+            f"train() returned '{given}', which is {'an MLflow model' if place is given and given.is_dir() else 'a pickle'} ({found.detail}).",
+            where="model.py, train",
+            mend="return the object itself, such as mlflow.sklearn.load_model(path) gives: it is kept in its data-only format",
+        )
+    if found.format == "remote":
+        raise RefusedError(f"'{given}' is {found.detail}.", "model.py, train", "model.toml, [artefact] remote")
+    if place.is_dir():
+        for name, file in files_of(place).items():
+            (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / "model" / name)
+    else:
+        shutil.copyfile(place, folder / "model")
+    return ("model", found.format, found.framework)
+
+
+def _is_outer(place: Path) -> bool:
+    """Whether it is a folder whose model is further within."""
+    if not place.is_dir():
+        return False
+    try:
+        sniff(place)
+    except FormatError as fault:
+        return fault.what.startswith(f"'{place}' is a folder of")
+    return False
 
 
 def _data_only(trained: Any, folder: Path, width: int, *, own_predict: bool) -> _Saved | None:

@@ -19,6 +19,7 @@ from towpath.models import (
     Model,
     columns_of,
     container,
+    load_file,
     load_version,
     on_demand_of,
     project_module,
@@ -89,10 +90,26 @@ def _trained(task: Task, folder: Path) -> Result:
         few = columns_of(data.table.select(list(task.features)).slice(0, _FEW_ROWS))
         wanted = Signature(container=data.container, inputs=data.fields, outputs=())
         tried = own_predict(trained, container(few, wanted))
-    signature = signature_of(data.fields, data.container, declaration.output.kind, trained, tried)
+    if isinstance(trained, Path) and tried is None:
+        signature = _given_signature(task, data, folder / (artefact.folder or artefact.file.path))
+    else:
+        signature = signature_of(data.fields, data.container, declaration.output.kind, trained, tried)
     model = load_version(_provisional(task, artefact, signature), folder)
     unseen = _measure(task, model, folder, functions)
     return Result(artefact=artefact, signature=signature, unseen=unseen)
+
+
+def _given_signature(task: Task, data: TrainingSet, path: Path) -> Signature:
+    """Of a model that something else wrote: our columns, in its order where its file names them, and the answers that it names."""
+    own = load_file(path, name=task.model)  # which tries it as any strange file
+    own.close()
+    theirs = [field.name for field in own.signature.inputs]
+    inputs = data.fields
+    for names in ([field.name for field in inputs], [field.name.rpartition(".")[2] for field in inputs]):
+        if sorted(names) == sorted(theirs):
+            inputs = tuple(inputs[names.index(name)] for name in theirs)
+            break
+    return Signature(container=data.container, inputs=inputs, outputs=own.signature.outputs)
 
 
 def _remote(task: Task, folder: Path, data: TrainingSet, functions: Sequence[OnDemand]) -> Result:
