@@ -1,5 +1,7 @@
 """Two forms of one view under a server, its project and a build: whoever writes, both are what training would see."""
 
+import os
+import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,21 @@ from test_server import QUICK, Store, eventually
 from online_stand import STORES, online_address
 from towpath import features
 from towpath.clock import SystemClock
+from towpath.features.on_demand import gaps
 from towpath.models.manifest import Field
 from towpath.platform import Platform
+from towpath.platform.own_landing import on_own_landing
 from towpath.project.declarations import FeatureDeclaration
 from towpath.types import micros
 
 SQL = """/* ---
-entity = "id"
+entity = [{entity}]
 event_time = "event"
 created_time = "landed_at"
 --- */
-select id, event, landed_at, x, note from history{where}
+select {keys}, event, landed_at, {history} from (select *, 's' as shop from history){where}
 union all
-select id, event, landed_at, x, note from landing.clicks{where}
+select {keys}, event, landed_at, {pushed} from landing.clicks{where}
 """
 INPUTS = (Field(name="clicks.x", type="double"), Field(name="Column_1", type="double"))
 KEYS = ["a", "b", "never"]
@@ -49,10 +53,14 @@ class Story:
         now = SystemClock().now() - timedelta(minutes=1)
         rows = {"id": ["a", "b"], "event": [now] * 2, "landed_at": [now] * 2, "x": [1.0, 2.0], "note": ["h", None]}
         pq.write_table(pa.table(rows), self.folder / "warehouse" / "history.parquet")
-        self.say("")
+        self.say()
 
-    def say(self, where: str) -> None:
-        (self.folder / "features" / "clicks.sql").write_text(SQL.format(where=where))
+    def say(
+        self, where: str = "", *, history: str = "x, note", pushed: str = "x, note", keys: tuple[str, ...] = ("id",)
+    ) -> None:
+        entity = ", ".join(f'"{key}"' for key in keys)
+        text = SQL.format(where=where, history=history, pushed=pushed, keys=", ".join(keys), entity=entity)
+        (self.folder / "features" / "clicks.sql").write_text(text)
 
     def opened(self) -> Platform:
         return Platform.open(self.folder, variables={})
@@ -72,7 +80,7 @@ def online(platform: Platform, locks: Any) -> list[float | None]:
 
 
 def offline(platform: Platform, locks: Any) -> list[float | None]:
-    views = {"clicks": features.view_of_lock(locks[0])}
+    views = {"clicks": on_own_landing(platform, features.view_of_lock(locks[0]))}
     spine = pa.table({"id": KEYS, "t": [platform.now()] * len(KEYS)})
     warehouse = platform.warehouse
     return (
@@ -123,7 +131,7 @@ def test_both_forms_of_a_view_live_until_no_lock_needs_the_older(
         post("a", 3.0)
         agree([3.0, 2.0, None], older)
         # when the view computes something else, then a build brings up both forms
-        story.say(" where x < 100")
+        story.say(" where x < 100", history="x", pushed="x")
         with story.opened() as platform:
             assert [(row.version, row.breaks) for row in platform.features.plan("clicks")] == [(2, ()), (1, ())]
             assert list(platform.features.build()) == ["clicks", "clicks, version 1"]
@@ -147,7 +155,9 @@ def test_both_forms_of_a_view_live_until_no_lock_needs_the_older(
             newer = story.promote(platform)
         eventually(lambda: version() == 2)
         post("b", 6.0)
+        os.kill(server.pids[0], signal.SIGKILL)  # what was acknowledged is in both, though nobody flushed it
         agree([5.0, 6.0, None], newer, older)
+        eventually(lambda: server.restarts and server.ready_pids)
         with story.opened() as platform:
             assert platform.features.prune() == []
             # and when the next one has, nobody needs the older
@@ -163,3 +173,85 @@ def test_both_forms_of_a_view_live_until_no_lock_needs_the_older(
         post("a", 7.0)
         assert version() == 3
     agree([7.0, 6.0, None], newer)
+
+
+def read(platform: Platform, locks: Any, feature: str) -> list[list[Any]]:
+    """A feature of each key online, and as training would see it; of a key of two parts the second is ``s``."""
+    keys = {key: KEYS if key == "id" else ["s"] * 3 for key in locks[0].entity}
+    now = platform.now()
+    there = features.OnlineReader(platform.online, locks, "shop").read(keys, 3, micros(now)).columns[feature]
+    view = on_own_landing(platform, features.view_of_lock(locks[0]))
+    spine = pa.table(keys | {"t": [now] * 3})
+    seen = features.training_set(
+        platform.warehouse, spine, keys=list(keys), time="t", features=[feature], views={"clicks": view}
+    )
+    online = [None if gap else x for x, gap in zip(there.tolist(), gaps(there), strict=True)]
+    return [online, seen.column(feature).to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("form", "feature", "row", "now", "then", "refusal"),
+    [
+        (
+            {"history": "note", "pushed": "note"},
+            "clicks.note",
+            {"id": "b", "note": "new"},
+            ["p", "new", None],
+            [3.0, None, None],  # the older form has the row, which says nothing of x
+            "The view has no column 'x'",
+        ),
+        (
+            {"history": "cast(x as varchar) as x, note", "pushed": "x, note"},
+            "clicks.x",
+            {"id": "b", "x": "4.5"},
+            ["1.0", "4.5", None],
+            [3.0, 2.0, None],
+            "'x' is 7.0, which is no string",
+        ),
+        (
+            {"keys": ("id", "shop")},
+            "clicks.x",
+            {"id": "b", "shop": "s", "x": 4.5},
+            [1.0, 4.5, None],
+            [3.0, 2.0, None],
+            "The key 'shop' is missing",
+        ),
+    ],
+    ids=["dropped", "retyped", "re-keyed"],
+)
+def test_rows_pushed_under_each_form_are_built_for_the_forms_that_they_fit(
+    tmp_path: Path,
+    form: dict[str, Any],
+    feature: str,
+    row: dict[str, Any],
+    now: list[Any],
+    then: list[Any],
+    refusal: str,
+) -> None:
+    story = Story(tmp_path, f"lmdb://{tmp_path}/online")
+
+    def pushed(platform: Platform, row: dict[str, Any]) -> Any:
+        return platform.features.push("clicks", [{"event": platform.now().isoformat(), **row}])
+
+    # given a row that was pushed under the form that the champion reads
+    with story.opened() as platform:
+        platform.features.build()
+        older = story.promote(platform)
+        assert pushed(platform, {"id": "a", "x": 3.0, "note": "p"}).accepted == 1
+    # when the view has another form, and a row is pushed in it
+    story.say(**form)
+    with story.opened() as platform:
+        assert [(row.version, row.breaks) for row in platform.features.plan("clicks")] == [(2, ()), (1, ())]
+        assert list(platform.features.build()) == ["clicks", "clicks, version 1"]
+        newer = platform.features.locks([feature])
+        assert read(platform, older, "clicks.x") == [[3.0, 2.0, None]] * 2
+        assert pushed(platform, row).accepted == 1
+        told = pushed(platform, {"id": "a", "x": 7.0})
+        assert (told.accepted, told.refused) == (0, 1)
+        assert told.problems[0].error.startswith(refusal)
+        assert "the form from before, which takes no rows any more: send id string, " in told.problems[0].error
+        # then each form has online, before and after a build, what training sees
+        for full in (False, True):
+            assert read(platform, newer, feature) == [now] * 2
+            assert read(platform, older, "clicks.x") == [then] * 2
+            platform.features.build(full=full)

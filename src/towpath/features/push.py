@@ -1,6 +1,7 @@
 """Pushed rows: held against the view's types one by one, then written as the bytes that a build would write."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from math import isfinite
@@ -18,13 +19,20 @@ from towpath.types import micros, utc
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["AHEAD", "PushedRow", "RefusedRow", "RowForm"]
+__all__ = ["AHEAD", "WRITTEN_DAY", "WRITTEN_TIME", "PushedRow", "RefusedRow", "RowForm"]
 
 AHEAD = timedelta(minutes=1)
 """How far an event may lie after its arrival, for clocks that disagree; a row of next year would hide its key's rows until then."""
+WRITTEN_TIME = r"\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{6})?Z"
+"""A time as the journal writes it down."""
+WRITTEN_DAY = r"\d{4}-\d{2}-\d{2}"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST_US = micros(datetime(1900, 1, 1, tzinfo=UTC))
 _ENCODE = msgspec.json.Encoder().encode
+_DECODE = msgspec.json.Decoder(dict[str, Any]).decode
+_DECODE_KEY = msgspec.json.Decoder(list[Any]).decode
 _FLOAT_32_MAX = float(np.finfo(np.float32).max)
+_WRITTEN = {"timestamp": re.compile(WRITTEN_TIME, re.ASCII), "date": re.compile(WRITTEN_DAY, re.ASCII)}
 
 
 class RefusedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +92,11 @@ class RowForm:
         self._event = header.event_time
         self._created = header.created_time
         self._features = tuple((name, kind, _reader(kind)) for name, kind in schema.columns)
+        self._own_keys = tuple((name, kind, _reader(kind)) for name, kind in self._keys)
+        kinds = (*self._keys, *schema.columns)
+        self._written = tuple(
+            (name, _WRITTEN[start]) for name, kind in kinds for start in _WRITTEN if kind.startswith(start)
+        )
         self._known = (*header.keys, header.event_time, *(name for name, _ in schema.columns))
         self._known_set = frozenset(self._known)
 
@@ -110,11 +123,32 @@ class RowForm:
                 refused.append(RefusedRow(row=place, error=error.what))
         return fit, refused
 
-    def known(self, row: object) -> object:
-        """The row without columns that this form does not have, for an older form of the view beside a newer one."""
-        if not isinstance(row, Mapping):
-            return row
-        return {name: value for name, value in cast("Mapping[str, Any]", row).items() if name in self._known_set}
+    def again(self, rows: Sequence[PushedRow]) -> list[PushedRow]:
+        """Of rows that fit one form of a view those that fit this one, without the columns that it does not have.
+
+        A row of another key does not, nor one with a value of another type: a number that is whole is whole in each, a text that
+        is written as times are is a time, and nothing else changes its type. The landing table of a form has the same rows.
+
+        Args:
+            rows: As another form checked them.
+        """
+        fit: list[PushedRow] = []
+        for row in rows:
+            said = {name: value for name, value in _DECODE(row.text).items() if name in self._known_set}
+            if any(
+                said.get(name) is not None and not written.fullmatch(str(said[name])) for name, written in self._written
+            ):
+                continue
+            said[self._event] = _EPOCH + timedelta(microseconds=row.event_us)
+            keyed = [said.get(name) for name, _, _ in self._own_keys]
+            if keyed != _DECODE_KEY(row.key):
+                continue
+            try:
+                own = {name: _value(name, said[name], kind, read) for name, kind, read in self._own_keys}
+                fit.append(self._checked(row.row, said | own, row.event_us))
+            except InputError:
+                continue
+        return fit
 
     def to_bytes(self, rows: Sequence[PushedRow], landed_us: int) -> list[bytes]:
         """The online rows, as `towpath.features.build` writes them.
@@ -215,6 +249,8 @@ def _whole(given: Any, kind: str) -> int:
 
 
 def _in_range(value: object, kind: str) -> bool:
+    if kind == "float":
+        return abs(cast("float", value)) <= _FLOAT_32_MAX
     if not kind.startswith(("int", "uint")):
         return True
     bits = int(kind.lstrip("uint"))

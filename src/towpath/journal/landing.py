@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towpath.errors import ProjectError, nearest
+from towpath.features.push import WRITTEN_DAY, WRITTEN_TIME
 from towpath.features.views import ViewSource
 from towpath.journal.days import day_files, landing
 from towpath.journal.laid import LaidOut
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 
     from towpath.warehouse import Engine, LaysOut
 
-__all__ = ["SCHEMA_NAME", "LandingTables", "landing_sql"]
+__all__ = ["FORM", "SCHEMA_NAME", "LandingTables", "landing_sql"]
 
 SCHEMA_NAME = "landing"
+FORM = "~"
+"""Stands between the name of a view and that of one of its forms."""
+_WHOLE, _REAL = "'BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT'", "'DOUBLE'"
+_FLOAT_MAX = "3.4028234663852886e38"
 
 _WHOLE_WIDTHS = {
     "int8": "tinyint",
@@ -40,12 +45,13 @@ class LandingTables:
 
     A view that reads its own landing table is described with that table's columns left open, so that the other leg of the
     union, or a cast, says what they are; a column that neither says is refused. What landed is read through the journal's
-    day manifests and laid out as Parquet by the day of the event; when more landed, the days that it touches are.
+    day manifests and laid out as Parquet by the day of the event; when more landed, the days that it touches are. Another
+    form of the view has a table of its own, ``landing.<view>~<form>``: each has the rows that fit its columns.
 
     Args:
         objects: Where flushed rows lie.
         project: Whose views.
-        views: The view files by name; asked each time.
+        view: A view's file by its name, a form of it by ``<view>~<form>``, none where there is none; asked each time.
         flush: Brings what workers of this machine wrote into the store; called before looking.
         folder: Where rows are laid out, for the next process too; removed, it is made again. Where it cannot be written they
             are laid out beside what the warehouse spills.
@@ -55,13 +61,13 @@ class LandingTables:
         self,
         objects: Objects,
         project: str,
-        views: Callable[[], Mapping[str, ViewSource]],
+        view: Callable[[str], ViewSource | None],
         flush: Callable[[], object],
         folder: Path,
     ) -> None:
         self._objects = objects
         self._project = project
-        self._views = views
+        self._view = view
         self._flush = flush
         self._lock = threading.RLock()
         self._opening: set[str] = set()
@@ -69,9 +75,9 @@ class LandingTables:
         self._folder = folder / hashlib.sha256(objects.url.encode()).hexdigest()[:12] / project
 
     def has(self, table: str) -> bool:
-        """Whether this is the landing table of a view of the project."""
+        """Whether this is the landing table of a view of the project, or of a form of one."""
         schema, _, name = table.partition(".")
-        return schema == SCHEMA_NAME and name in self._views()
+        return schema == SCHEMA_NAME and self._view(name) is not None
 
     def prepare(self, warehouse: "LaysOut", table: str) -> tuple[object, ...]:
         """Make the table known to the warehouse's engine as it stands now.
@@ -88,8 +94,9 @@ class LandingTables:
             if name in self._opening:
                 return ("opening",)
             self._flush()
-            view = self._views()[name]
-            files = day_files(self._objects, landing(self._project, name))
+            view = self._view(name)
+            assert view is not None
+            files = day_files(self._objects, self._rows_of(view))
             state = (view.query.text, *files)
             if self._states.get(name) != state:
                 self._lay_out(warehouse, view, files)
@@ -101,9 +108,13 @@ class LandingTables:
         if not files:
             engine.register(table, schema.empty_table())
             return
-        laid = LaidOut(self._room_for(view, engine), engine, self._objects, landing(self._project, view.name))
+        laid = LaidOut(self._room_for(view, engine), engine, self._objects, self._rows_of(view))
         found = laid.brought_up(files, lambda raw: landing_sql(view, schema, raw=raw))
         engine.register(table, [str(path) for path in found])
+
+    def _rows_of(self, view: ViewSource) -> str:
+        """The table of the journal; all forms of a view share it."""
+        return landing(self._project, view.name.partition(FORM)[0])
 
     def _room_for(self, view: ViewSource, engine: "Engine") -> Path:
         """The folder for the laid out rows of a view."""
@@ -171,6 +182,7 @@ class LandingTables:
 def landing_sql(view: ViewSource, schema: "pa.Schema", *, raw: str) -> str:
     """Compile the landing table of one view from the journal's rows.
 
+    A row that was pushed under another form of the view is in it where `RowForm.again` says that it fits this one.
     A row that only repeats what its key and event time said before is folded into the earlier one: it was sent twice.
     Without a created time nothing tells corrections of one event time apart, so the last that arrived is kept.
 
@@ -193,9 +205,14 @@ def landing_sql(view: ViewSource, schema: "pa.Schema", *, raw: str) -> str:
             "qualify row_digest is distinct from lag(row_digest) "
             "over (partition by entity_key, event_time order by arrived_at, place)"
         )
+    open_shape = json.dumps({f.name: "JSON" for f in values}, ensure_ascii=False).replace("'", "''")
     return f"""
-with settled as (
-    select entity_key, event_time, arrived_at, place, "row", row_digest from {raw}
+with said as (
+    select *, json_transform("row", '{open_shape}') as said from {raw}
+),
+settled as (
+    select entity_key, event_time, arrived_at, place, "row", row_digest from said
+    where {_fits(header.keys, schema, values)}
     qualify row_number() over (partition by entity_key, event_time, arrived_at order by place desc) = 1
 ),
 kept as (
@@ -205,6 +222,43 @@ kept as (
 select {columns}
 from (select event_time, arrived_at, json_transform("row", '{shape}') as typed from kept)
 """.strip()
+
+
+def _fits(keys: Sequence[str], schema: "pa.Schema", values: Sequence["pa.Field"]) -> str:
+    """A condition: the row has this form's key, and each value that it has is of this form's type."""
+    parts = [
+        f"json_extract(entity_key, '$[{place}]') = said.{quoted(key)} and {_is_of(schema.field(key).type, key)}"
+        for place, key in enumerate(keys)
+    ]
+    features = [
+        f"(coalesce(json_type(said.{quoted(f.name)}), 'NULL') = 'NULL' or {_is_of(f.type, f.name)})"
+        for f in values
+        if f.name not in keys
+    ]
+    return "\n    and ".join([f"json_array_length(entity_key) = {len(keys)}", *parts, *features])
+
+
+def _is_of(kind: "pa.DataType", name: str) -> str:
+    """A condition: a JSON value that is not null is of a type, as `RowForm` would take it."""
+    import pyarrow as pa
+
+    said, text = f"json_type(said.{quoted(name)})", f"(said.{quoted(name)} ->> '$')"
+    number = f"try_cast({text} as double)"
+    if pa.types.is_integer(kind):
+        kept = _sql_type(kind)
+        whole = f"{said} in ({_WHOLE}) and try_cast({text} as {kept}) is not null"
+        real = f"{said} in ({_REAL}) and {number} = trunc({number}) and try_cast({number} as {kept}) is not null"
+        return f"({whole} or {real})"
+    if pa.types.is_floating(kind):
+        most = "" if pa.types.is_float64(kind) else f" and abs({number}) <= {_FLOAT_MAX}"
+        return f"({said} in ({_WHOLE}, {_REAL}){most})"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        written, moment = (WRITTEN_TIME, "timestamptz") if pa.types.is_timestamp(kind) else (WRITTEN_DAY, "date")
+        year_1 = f"try_cast({text} as {moment}) >= {moment} '0001-01-01'"
+        return f"({said} = 'VARCHAR' and regexp_full_match({text}, '{written}') and {year_1})"
+    if pa.types.is_boolean(kind):
+        return f"{said} = 'BOOLEAN'"
+    return f"{said} in ('ARRAY', 'OBJECT')" if pa.types.is_nested(kind) else f"{said} = 'VARCHAR'"
 
 
 def _asked(query: Query, table: str) -> list[str]:

@@ -16,6 +16,7 @@ from towpath import features as views
 from towpath import journal
 from towpath.errors import InputError, RefusedError, UnavailableError
 from towpath.journal.record import Record, Run
+from towpath.platform.own_landing import on_own_landing
 from towpath.platform.training import BEGINNING
 from towpath.types import Tier, duration, micros
 
@@ -273,7 +274,7 @@ class _AsKnown:
             keys=self._header.keys,
             time=self._header.time,
             features=names,
-            views={view: views.view_of_lock(lock) for view, lock in known.items()},
+            views={view: on_own_landing(self._platform, views.view_of_lock(k)) for view, k in known.items()},
             parameters={"as_of": self._platform.now(), "since": BEGINNING, "until": self._platform.now()},
         )
         bare = columns_of(table.select(names))

@@ -9,6 +9,7 @@ import msgspec
 from towpath import features as room
 from towpath.errors import InputError, TowpathError, UnknownError
 from towpath.platform.consumers import readers
+from towpath.platform.own_landing import on_own_landing
 from towpath.types import utc
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def diff(platform: "Platform", name: str, a: str | int | datetime, b: str | int 
     if not forms and not _is_known(platform, name):
         platform.features.view(name)  # says what is near
     (called_a, at_a), (called_b, at_b) = (_called(platform, side) for side in (a, b))
-    before, after = (_form(platform, name, forms, called) for called in (called_a, called_b))
+    sides = (_form(platform, name, forms, called) for called in (called_a, called_b))
+    before, after = (on_own_landing(platform, side) for side in sides)
     settings = platform.settings.warehouse
     return room.difference(
         before,

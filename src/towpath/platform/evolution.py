@@ -10,6 +10,7 @@ from towpath import features as room
 from towpath.errors import ProjectError
 from towpath.features import builds
 from towpath.features.due import beginning
+from towpath.platform.own_landing import on_own_landing
 
 if TYPE_CHECKING:
     from towpath.features import FeatureLock, Form, View
@@ -116,12 +117,13 @@ def needed(platform: "Platform", name: str, live: "Mapping[str, Sequence[Feature
     if name in platform.project.views:
         view = platform.features.view(name)
         base = view.base or view.fingerprint
-        view = _widest(view, forms, numbers.get(base, 1))
+        if numbers.get(base, 1) > view.number:
+            view = on_own_landing(platform, _widest(view, forms, numbers[base]))
         found.append(Needed(view=view, by=tuple(readers.pop(base, [])), current=True))
     for base, by in readers.items():
         of_base = [form for form in forms if form.base == base]
         view = room.view_of_form(of_base[-1]) if of_base else room.view_of_lock(locks[base])
-        found.append(Needed(view=view, by=tuple(by), current=False))
+        found.append(Needed(view=on_own_landing(platform, view), by=tuple(by), current=False))
     return found
 
 
@@ -200,8 +202,6 @@ def names(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> 
 
 def _widest(view: "View", forms: "Sequence[Form]", number: int) -> "View":
     """The form of the view's version that holds all columns which a live model reads."""
-    if number <= view.number:
-        return view
     return next(room.view_of_form(form) for form in forms if (form.base, form.number) == (view.base, number))
 
 

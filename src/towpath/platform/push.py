@@ -12,6 +12,7 @@ from towpath.types import duration
 
 if TYPE_CHECKING:
     from towpath.features import RefusedRow, View
+    from towpath.features.views import ViewSource
     from towpath.journal.landing import LandingTables
     from towpath.platform.opened import Platform
 
@@ -53,16 +54,23 @@ def push(platform: "Platform", view: "View", rows: Any) -> PushAnswer:
 
 def landing_tables(platform: "Platform") -> "LandingTables":
     """The landing tables of the project's views, for its warehouse."""
-    from towpath.journal.landing import LandingTables
+    from towpath.journal.landing import FORM, LandingTables
+    from towpath.platform import own_landing
 
     def flush() -> None:
         with contextlib.suppress(UnavailableError):  # a store that is read only: what is there is still read
             platform.watch.flush()
 
+    forms: dict[str, ViewSource] = {}  # a form that is recorded stays as it is
+
+    def view(name: str) -> "ViewSource | None":
+        found = forms.get(name) or own_landing.source(platform, name)
+        if found is not None and FORM in name:
+            forms[name] = found
+        return found
+
     folder = platform.folder / ".towpath" / "landing"
-    return LandingTables(
-        platform.objects, platform.settings.project.name, lambda: platform.project.views, flush, folder
-    )
+    return LandingTables(platform.objects, platform.settings.project.name, view, flush, folder)
 
 
 def expire(platform: "Platform", view: "View") -> int:

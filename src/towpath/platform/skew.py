@@ -10,6 +10,7 @@ import numpy as np
 from towpath.errors import InputError, TowpathError, UnknownError, nearest
 from towpath.features import key_part, view_of_lock
 from towpath.features.skew import FeatureSkew, Served, compare
+from towpath.platform.own_landing import on_own_landing
 from towpath.platform.training import BEGINNING
 from towpath.project.on_demand import TIME
 from towpath.traffic import point
@@ -191,7 +192,7 @@ def _known(
     """What training would have seen of a view at each answer, and when it became true."""
     import pyarrow as pa
 
-    view = view_of_lock(lock)
+    view = on_own_landing(platform, view_of_lock(lock))
     described = platform.warehouse.describe(view.query)
     parts = [msgspec.json.decode(answer.entity_key) for answer in answers]
     spine: dict[str, Any] = {

@@ -77,7 +77,8 @@ class Pusher:
         its reader folds into the first.
 
         Args:
-            views: The forms of one view that are read, newest first: the newest says what fits, the others take what they can.
+            views: The forms of one view that are read, newest first: the newest says what fits, the others take of it what fits
+                them too, see `RowForm.again`.
             rows: Column → value.
             consumer: Who sends them.
             strict: Whether a call of which not one row fits is an error; else it is an answer like any other.
@@ -93,6 +94,8 @@ class Pusher:
         arrived_us = micros(self._clock.now())
         form = self._form(newest, online)
         fit, refused = form.check(rows, arrived_us)
+        if refused and len(views) > 1:
+            refused = self._told(views, rows, refused, online, arrived_us)
         if strict and not fit and refused:
             self._count(called, consumer, refused=len(refused))
             first = refused[0]
@@ -105,7 +108,7 @@ class Pusher:
         )
         write_rows(online, newest.table, [(fit[at].key, values[at]) for at in fresh])
         for older in views[1:]:
-            self._write_older(older, [rows[fit[at].row] for at in fresh], online, arrived_us)
+            self._write_older(older, [fit[at] for at in fresh], online, arrived_us)
         unchanged = len(fit) - len(fresh)
         self._count(called, consumer, accepted=len(fresh), unchanged=unchanged, refused=len(refused))
         return PushAnswer(
@@ -120,9 +123,29 @@ class Pusher:
         if self._meter is not None:
             self._meter.pushed(view, consumer, accepted=accepted, unchanged=unchanged, refused=refused)
 
-    def _write_older(self, view: View, rows: Sequence[object], online: OnlineStore, arrived_us: int) -> None:
+    def _told(
+        self,
+        views: Sequence[View],
+        rows: Sequence[object],
+        refused: Sequence[RefusedRow],
+        online: OnlineStore,
+        arrived_us: int,
+    ) -> list[RefusedRow]:
+        """The refusals that are shown, where a row fits a form from before: it tells whoever still sends that one."""
+        older, told = [self._form(view, online) for view in views[1:]], list(refused)
+        for place, one in enumerate(refused[:_SHOWN]):
+            before = next((form for form in older if form.check([rows[one.row]], arrived_us)[0]), None)
+            if before is not None:
+                now = self._form(views[0], online).described
+                said = (
+                    f"{one.error.rstrip('.')}. It is in the form from before, which takes no rows any more: send {now}"
+                )
+                told[place] = RefusedRow(row=one.row, error=said)
+        return told
+
+    def _write_older(self, view: View, rows: Sequence[PushedRow], online: OnlineStore, arrived_us: int) -> None:
         form = self._form(view, online)
-        fit, _ = form.check([form.known(row) for row in rows], arrived_us)
+        fit = form.again(rows)
         write_rows(online, view.table, list(zip([row.key for row in fit], form.to_bytes(fit, arrived_us), strict=True)))
 
     def _form(self, view: View, online: OnlineStore) -> RowForm:

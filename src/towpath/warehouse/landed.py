@@ -137,8 +137,13 @@ def history(query: Query, landed: Sequence[str]) -> Query:
     return query.with_tree(tree) if isinstance(tree, exp.Query) else query
 
 
-def renamed(query: Query, names: Mapping[str, str]) -> Query:
-    """The query with other names for some of its tables.
+def renamed(query: Query, names: Mapping[str, str], schema: str = "") -> Query:
+    """The query with other names for some of its tables; columns are still read by the names that the tables had.
+
+    Args:
+        query: It reads them.
+        names: Table, with its schema where it has one → its other name.
+        schema: Of the other names.
 
     Example:
         >>> renamed(Query.parse("select id from landing.visits"), {"landing.visits": "towpath landed"}).in_dialect("postgres")
@@ -150,7 +155,8 @@ def renamed(query: Query, names: Mapping[str, str]) -> Query:
         if not isinstance(node, exp.Table) or (name := names.get(_name(node))) is None:
             return node
         alias = node.args.get("alias") or exp.TableAlias(this=exp.to_identifier(node.name))
-        return exp.Table(this=exp.to_identifier(name, quoted=True), alias=alias)
+        db = exp.to_identifier(schema) if schema else None
+        return exp.Table(this=exp.to_identifier(name, quoted=True), db=db, alias=alias)
 
     tree = query.tree.copy().transform(rename)
     return query.with_tree(tree) if isinstance(tree, exp.Query) else query
