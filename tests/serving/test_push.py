@@ -230,7 +230,7 @@ def test_a_body_of_a_hundred_megabytes_is_refused_from_its_length(server: Any) -
 
 def test_rows_are_pushed_and_not_read_here(server: Any) -> None:
     answer = httpx.get(f"http://127.0.0.1:{server.ports.http}/features/sales")
-    assert (answer.status_code, answer.json()["mend"]) == (400, "use POST")
+    assert (answer.status_code, answer.json()["mend"]) == (405, "use POST")
 
 
 def test_only_those_with_a_key_may_push_where_there_are_keys(tmp_path: Path, store: Store) -> None:
