@@ -24,10 +24,10 @@ CODE = """import ctypes, os
 import numpy as np
 
 def predict(model, rows):
-    told = float(np.asarray(rows)[0][1])
-    if told == -1:
+    told = np.asarray(rows)[:, 1]
+    if (told == -1).any():
         ctypes.string_at(0)
-    if told == -2:
+    if (told == -2).any():
         ctypes.PyDLL(None).sleep(3600)
     return model.predict(rows)
 

@@ -299,7 +299,7 @@ class FallbackDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """The last good answer to the same entity key, at most this old, such as ``1d``; from the memory of the worker, which a
     restart empties."""
     budget_ms: Annotated[int, Meta(ge=1)] = 50
-    """The share of the deadline that is kept for it."""
+    """The share of the deadline that is kept for it; the last link of the chain may take all that is left."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

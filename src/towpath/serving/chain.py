@@ -48,7 +48,7 @@ def takes_time(link: "FallbackDeclaration") -> bool:
 
 
 def ask_link(link: "FallbackDeclaration", work: "Work", rows: list[int], *, patient: bool = False) -> Steps:
-    """Ask one link of the chain.
+    """Ask one link of the chain: it has its budget, the last one all that is left, for nobody could answer in its stead.
 
     Args:
         link: As it was declared.
@@ -58,7 +58,9 @@ def ask_link(link: "FallbackDeclaration", work: "Work", rows: list[int], *, pati
     """
     deadline = _INFINITY
     if not patient and work.deadline != _INFINITY:
-        deadline = min(work.deadline, time.perf_counter() + link.budget_ms / 1e3)
+        deadline = work.deadline
+        if link is not work.deployment.chain[-1]:
+            deadline = min(deadline, time.perf_counter() + link.budget_ms / 1e3)
     return (yield from _KINDS[link.kinds[0]](link, work, rows, deadline))
 
 

@@ -5,10 +5,11 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from towpath.errors import ProjectError, ResourceError, TowpathError
 from towpath.sql import Query, quoted
@@ -26,6 +27,7 @@ _NO_PARAMETERS: Mapping[str, object] = {}
 _MOMENTS = dict.fromkeys(("as_of", "since", "until"), datetime(1970, 1, 1, tzinfo=UTC))
 _NANOSECONDS_AND_OTHERS = ("TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")
 _BATCH_ROWS = 65_536
+_TICK_S = 0.05
 
 
 class Engine:
@@ -198,10 +200,12 @@ class Engine:
         """
         import pyarrow as pa
 
-        with self._session(sql) as (cursor, text):
-            raw = cursor.execute(text, _bound(cursor, text, parameters)).to_arrow_reader(_BATCH_ROWS)
+        with self._session(sql) as (cursor, text), _stoppable(cursor) as run:
+            bound = _bound(cursor, text, parameters)
+            raw = run(lambda: cursor.execute(text, bound).to_arrow_reader(_BATCH_ROWS))
             schema = outgoing(raw.schema)
-            yield pa.RecordBatchReader.from_batches(schema, (converted(batch, schema) for batch in raw))
+            batches = iter(lambda: run(lambda: next(raw, None)), None)
+            yield pa.RecordBatchReader.from_batches(schema, (converted(batch, schema) for batch in batches))
 
     def describe(self, sql: str | Query, parameters: Mapping[str, object] = _NO_PARAMETERS) -> "pa.Schema":
         """Names and types of what a SELECT gives, without running it.
@@ -277,6 +281,30 @@ class Engine:
                 yield cursor, text
             finally:
                 cursor.close()
+
+
+@contextmanager
+def _stoppable(cursor: "duckdb.DuckDBPyConnection") -> Generator[Callable[[Callable[[], Any]], Any]]:
+    """Makes calls in a thread of their own where this is the main one, which alone hears Ctrl-C and then stops the query.
+
+    The engine looks for a signal between two tasks of a query, and one task may be most of it: 40 s for a join of two ranges.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda call: call()
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="towpath-query") as pool:
+
+        def run(call: Callable[[], Any]) -> Any:
+            running = pool.submit(call)
+            try:
+                return running.result()
+            except KeyboardInterrupt:
+                while not running.done():  # again and again: what has not begun yet does not hear it
+                    cursor.interrupt()
+                    wait((running,), _TICK_S)
+                raise
+
+        yield run
 
 
 def _bound(cursor: "duckdb.DuckDBPyConnection", text: str, parameters: Mapping[str, object]) -> dict[str, object]:
