@@ -41,8 +41,8 @@ ROW: dict[str, Any] = {
 }
 
 
-def form(*, created: str | None = "landed_at") -> RowForm:
-    header = FeatureHeader(entity=("id", "shop"), event_time="event", created_time=created)
+def form(*, created: str | None = "landed_at", start: str | None = None) -> RowForm:
+    header = FeatureHeader(entity=("id", "shop"), event_time="event", created_time=created, start=start)
     view = View(project="p", name="v", query=Query.parse(""), header=header, columns=(), fingerprint="f")
     return RowForm(view, SCHEMA)
 
@@ -130,6 +130,12 @@ def test_a_row_of_the_wrong_type_is_refused_whole_and_the_rest_kept(changes: dic
 def test_what_is_no_object_is_refused_by_its_number() -> None:
     _, refused = form().check([ROW, 3, [ROW]], micros(NOW))
     assert [(one.row, one.error) for one in refused] == [(1, "It is no JSON object."), (2, "It is no JSON object.")]
+
+
+def test_a_row_from_before_the_start_is_none_here_as_in_a_build() -> None:
+    fit, refused = form(start="2026-03-09T12:00").check([ROW | {"event": "2026-03-09T12:00"}, ROW], micros(NOW))
+    assert len(fit) == 1
+    assert refused[0].error.endswith("before the view's start, 2026-03-09T12:00.")
 
 
 def test_a_clock_may_be_a_minute_ahead() -> None:

@@ -91,6 +91,8 @@ class RowForm:
         self._keys = tuple(zip(header.keys, schema.keys, strict=True))
         self._event = header.event_time
         self._created = header.created_time
+        self._start = f"the view's start, {header.start}" if header.start else "1900"
+        self._start_us = micros(utc(header.start)) if header.start else _EARLIEST_US
         self._features = tuple((name, kind, _reader(kind)) for name, kind in schema.columns)
         self._own_keys = tuple((name, kind, _reader(kind)) for name, kind in self._keys)
         kinds = (*self._keys, *schema.columns)
@@ -196,8 +198,8 @@ class RowForm:
             raise InputError(f"'{self._event}' is {_shown(given)}, which is no ISO 8601 time.") from error
         if event_us > latest_us:
             raise InputError(f"'{self._event}' is {_shown(given)}, more than a minute after it arrived.")
-        if event_us < _EARLIEST_US:
-            raise InputError(f"'{self._event}' is {_shown(given)}, before 1900.")
+        if event_us < self._start_us:
+            raise InputError(f"'{self._event}' is {_shown(given)}, before {self._start}.")
         return event_us
 
 
