@@ -134,7 +134,9 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
                 if hasattr(error, "lineno")
                 else _toml_line(str(error), header_line)
             )
-            raise _problem(path, at, f"the header is no TOML: {error}", "key = value, one a line") from error
+            raise _problem(
+                path, at, f"the header is no TOML: {str(error).split(' (at ')[0]}", "key = value, one a line"
+            ) from error
         if dialect != "duckdb" and "dialect" not in header:
             said = f'{_OPEN} dialect = "{dialect}"'
             whole = text[:lead] + said + text[lead + len(_OPEN) :] if body is not text else f"{said} {_CLOSE} {text}"
@@ -284,7 +286,7 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         return self._written[kept]
 
     def line_of(self, word: str) -> int | None:
-        """Line of the file on which a word of the SELECT first stands, counted from 1; None where it does not."""
+        r"""Line of the file on which a word of the SELECT first stands, counted from 1; None where it does not."""
         found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", _visible(self.body), re.IGNORECASE)
         return self._line_at(found.start()) if found else None
 

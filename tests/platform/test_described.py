@@ -34,6 +34,12 @@ def shop(tmp_path: Path) -> Path:
             f'{VIEW}:16: The warehouse refuses: Binder Error: Referenced column "price_euro"',
         ),
         (
+            VIEW,
+            "--- */",
+            '[features.price_eur]\nmissing = "default"\ndefault = "dear"\n--- */',
+            "the default 'dear' of 'price_eur' is no double; write a default of the feature's type",
+        ),
+        (
             SPINE,
             "    morning,\n",
             "    morning::text as morning,\n",
@@ -57,3 +63,4 @@ def test_a_type_and_a_column_that_only_the_engine_knows_are_faults_with_their_li
     with pytest.raises(SystemExit) as unknown:
         main(["check", str(shop)])
     assert unknown.value.code == 0
+    assert "warning: reads the table 'shop.sales', which the warehouse does not have" in capsys.readouterr().out

@@ -121,7 +121,7 @@ def describe(source: ViewSource, warehouse: "Warehouse", *, project: str = "") -
             f"{query.path}:{query.select_line}",
             "give one of them another name with 'as'",
         )
-    schema = warehouse.describe(query)
+    schema = _schema(query, warehouse)
     times = [header.event_time, *([header.created_time] if header.created_time else [])]
     features = [name for name in schema.names if name not in {*header.keys, *times}]
     problems = [*_missing(source, schema.names, times), *_no_times(source, schema, times)]
@@ -130,6 +130,7 @@ def describe(source: ViewSource, warehouse: "Warehouse", *, project: str = "") -
         for name in header.features
         if name not in features
     ]
+    problems += _wrong_defaults(source, schema)
     if not features:
         problems.append(
             f"{query.path}:{query.body_line}: the SELECT gives keys and times only; name at least one feature"
@@ -251,6 +252,37 @@ def _no_times(source: ViewSource, schema: "pa.Schema", times: Sequence[str]) -> 
         if name in schema.names
         and not (pa.types.is_timestamp(kind := schema.field(name).type) or pa.types.is_date(kind))
     ]
+
+
+def _wrong_defaults(source: ViewSource, schema: "pa.Schema") -> list[str]:
+    """Defaults that no training set could be filled with."""
+    import pyarrow as pa
+
+    problems: list[str] = []
+    for name, said in source.header.features.items():
+        if said.default is None or name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        try:
+            pa.nulls(1, kind).fill_null(said.default)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            said_of = f"the default {said.default!r} of '{name}' is no {kind}"
+            problems.append(f"{_at(source.query, name)}: {said_of}; write a default of the feature's type")
+    return problems
+
+
+def _schema(query: Query, warehouse: "Warehouse") -> "pa.Schema":
+    """What the engine says of the SELECT; a fault that it gives no line has that of the table named, or of the SELECT."""
+    try:
+        return warehouse.describe(query)
+    except ProjectError as error:
+        if error.where != query.path:
+            raise
+        table = next((table for table in query.tables if f"'{table}'" in error.what), None)
+        line = query.line_of(table.rpartition(".")[2]) if table else None
+        raise ProjectError(
+            error.what, f"{query.path}:{line or query.select_line}", error.mend, error.problems
+        ) from error
 
 
 def _at(query: Query, name: str) -> str:

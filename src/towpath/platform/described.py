@@ -1,10 +1,10 @@
 """What an embedded engine says of a project's SQL before anything runs: types, which no parser knows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from towpath import features as room
-from towpath.errors import ProjectError, TowpathError
+from towpath.errors import ProjectError, TowpathError, nearest
 from towpath.project.lines import Lines
 from towpath.project.problem import Problem, problems_of
 from towpath.warehouse import FileWarehouse
@@ -20,7 +20,7 @@ __all__ = ["refused_by_the_engine"]
 def refused_by_the_engine(platform: "Platform") -> list[Problem]:
     """What builds and training would refuse: a time column that is text, a column or a function that is not there.
 
-    A server is not asked, and a file whose tables are not here is left out; both are said when they are built.
+    A server is not asked. A table that is not here yet is a warning, because the files may come later.
 
     Args:
         platform: Of a project without faults.
@@ -30,12 +30,23 @@ def refused_by_the_engine(platform: "Platform") -> list[Problem]:
     there = {*platform.warehouse.tables(), *(f"landing.{view}" for view in platform.project.views)}
     found: list[Problem] = []
     for view in platform.project.views.values():
-        if there.issuperset(view.query.tables):
+        if lacking := sorted(set(view.query.tables) - there):
+            found += [_no_table(view.query, table, there) for table in lacking]
+        else:
             found += _faults(view.query, lambda view=view: room.describe(view, platform.warehouse))
     for model in platform.project.models.values():
-        if there.issuperset(model.training.query.tables):
+        if lacking := sorted(set(model.training.query.tables) - there):
+            found += [_no_table(model.training.query, table, there) for table in lacking]
+        else:
             found += _faults(model.training.query, lambda model=model: _describe_spine(platform, model))
     return found
+
+
+def _no_table(query: "Query", table: str, there: Collection[str]) -> Problem:
+    said = f"reads the table '{table}', which the warehouse does not have"
+    mend = nearest(table, there).removeprefix("; ") or "tow doctor lists those that it has"
+    line = query.line_of(table.rpartition(".")[2]) or query.select_line
+    return Problem(query.path, line, said, mend, warning=True)
 
 
 def _faults(query: "Query", describe: Callable[[], object]) -> list[Problem]:

@@ -8,7 +8,7 @@ from towpath.errors import nearest
 from towpath.project.circles import circle_from
 from towpath.project.code import Code
 from towpath.project.cron import cron_fault
-from towpath.project.declarations import KINDS, FallbackDeclaration, FeatureHeader, ModelDeclaration
+from towpath.project.declarations import KINDS, FallbackDeclaration, FeatureDeclaration, FeatureHeader, ModelDeclaration
 from towpath.project.faults import Declared
 from towpath.project.folder import Draft, Reading
 from towpath.project.lines import Place
@@ -45,6 +45,10 @@ def shallow_problems(reading: Reading) -> list[Problem]:
     for view in reading.views.values():
         _check_cron(view.header.schedule, ("schedule",), reading.places[view.query.path])
         _check_keep(view.header, reading.places[view.query.path])
+        _check_keys(view.header, reading.places[view.query.path])
+        _check_defaults(view.header.features or {}, "features", reading.places[view.query.path])
+    for function in reading.on_demand.values():
+        _check_defaults(function.header.outputs or {}, "outputs", reading.places[function.path])
     known = [Path(file).name for file in reading.names["model"]]
     for monitor in reading.monitors.values():
         model = monitor.header.model
@@ -180,6 +184,21 @@ def _check_keep(header: FeatureHeader, declared: Declared) -> None:
         if keep is not None and other is not None and duration(keep) < duration(other):
             what = f"pushed rows would go after {keep}, before the {name} of {other} is over"
             declared.note(("landing_keep",), what, f"{other} or more")
+
+
+def _check_keys(header: FeatureHeader, declared: Declared) -> None:
+    keys = header.keys or ()
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        declared.note(("entity",), f"entity names '{twice[0]}' twice", "each key column once")
+
+
+def _check_defaults(features: Mapping[str, FeatureDeclaration], table: str, declared: Declared) -> None:
+    """A default and the rule that takes it go together; a default alone would do nothing, and say nothing."""
+    for name, said in features.items():
+        if said.missing == "default" and said.default is None:
+            declared.note((table, name), f"'{name}' is missing = \"default\" and has no default", "default = …")
+        elif said.default is not None and said.missing == "null":
+            declared.note((table, name), f"the default of '{name}' is never used", 'missing = "default"')
 
 
 def _never_online(reading: Reading, view: str, declaration: ModelDeclaration) -> bool:
