@@ -98,6 +98,13 @@ def test_one_thread_keeps_one_connection_and_null_goes_through(
     assert not model.inline
 
 
+def test_each_call_is_sent_once(scripted: Any, tmp_path: Path, remote_of: Callable[..., Remote]) -> None:
+    model = remote_of(tmp_path, scripted.url)
+    for _ in range(5):
+        model.predict(ROWS)
+    assert [command for command, _, _ in scripted.heard] == ["GET", "GET", *["POST"] * 5]
+
+
 def test_the_time_that_is_left_goes_along_and_a_slow_server_is_given_up(
     other: Callable[..., Running], tmp_path: Path, remote_of: Callable[..., Remote]
 ) -> None:

@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from serving_stand import PlainModel, Running, a_manifest, deployed
 
 from towpath import Client
+from towpath.apart import Remote
+from towpath.apart.remote import write
 from towpath.errors import ExtraError
 from towpath.project.declarations import FallbackDeclaration
 from towpath.serving.served import Served
@@ -137,6 +139,37 @@ def test_each_request_is_a_span_of_its_callers_trace(tmp_path: Path, receiver: R
     assert [attributes(one)["rpc.grpc.status_code"] for one in calls] == [0, 5]
     assert (calls[0].trace_id.hex(), calls[0].parent_span_id.hex()) == (TRACE, PARENT)
     assert receiver.resource["service.name"] == "towpath"
+
+
+def test_a_model_of_another_server_is_in_the_same_trace_once_for_each_call(tmp_path: Path, receiver: Receiver) -> None:
+    # given a Towpath whose model is another one's, and both send their spans
+    far = Running(tmp_path / "far", deployed(Served(a_manifest(), PlainModel())), traces=receiver.url)
+    model = Remote(tmp_path / write(tmp_path, f"{far.url}/v2/models/demand").file.path, name="demand@1")
+    near = Running(tmp_path / "near", deployed(Served(a_manifest(), model)), traces=receiver.url)
+    plain = Running(tmp_path / "plain", deployed(Served(a_manifest(), model)))
+    # when somebody asks over HTTP and gRPC, and a server without spans
+    traces = [f"{number}{TRACE[1:]}" for number in "123"]
+    with Client(near.url) as client:
+        assert client.predict("demand", ROW, traceparent=f"00-{traces[0]}-{PARENT}-01").by_model
+    with Client(plain.url) as client:
+        assert client.predict("demand", ROW, traceparent=f"00-{traces[2]}-{PARENT}-01").by_model
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{near.ports.grpc}") as client:
+        asked = triton_grpc.InferInput("x", [1, 2], "FP64")
+        asked.set_data_from_numpy(np.ones((1, 2)))
+        client.infer("demand", [asked], headers={"traceparent": f"00-{traces[1]}-{PARENT}-01"})
+    for running in (near, plain, far):
+        running.close()
+    model.close()
+    # then each call is one span here and one there, which is the child of ours
+    for trace, first in zip(
+        traces, ("POST /predict/{name}", "inference.GRPCInferenceService/ModelInfer", ""), strict=True
+    ):
+        spans = [span for span in receiver.spans if span.trace_id.hex() == trace]
+        names = [name for name in (first, "POST /v2/models/{model}/infer") if name]
+        by_name = {span.name: span for span in spans}
+        assert (len(spans), set(by_name)) == (len(names), set(names))
+        own = [bytes.fromhex(PARENT), *(by_name[name].span_id for name in names)]
+        assert [by_name[name].parent_span_id for name in names] == own[:-1]
 
 
 def test_a_receiver_that_is_away_costs_no_answer(tmp_path: Path) -> None:

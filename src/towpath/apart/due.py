@@ -1,4 +1,4 @@
-"""By when the work of this thread must be done: said by whoever runs it, read by whoever can stop it."""
+"""By when the work of this thread must be done, and for which trace: said by whoever runs it, read by whoever works."""
 
 import threading
 
@@ -8,6 +8,8 @@ __all__ = ["due"]
 class _Due(threading.local):
     until: float | None = None
     """Of `time.perf_counter`, in seconds; None where nobody said so."""
+    trace: str = ""
+    """W3C ``traceparent`` that work elsewhere belongs to; empty where there is none."""
 
 
 due = _Due()

@@ -390,6 +390,8 @@ class _Server:
         if connection.sock is not None:
             connection.sock.settimeout(left_s)
         headers = self._headers | {"Towpath-Timeout-Ms": str(max(1, int(left_s * 1e3)))}
+        if due.trace and body:  # of the call alone: a look at the metadata now and then is no part of it
+            headers["traceparent"] = due.trace
         connection.request(method, self._path + path, body or None, headers)
         response = connection.getresponse()
         parts: list[bytes] = []
@@ -402,6 +404,9 @@ class _Server:
                 raise TimeoutError
             if connection.sock is not None:
                 connection.sock.settimeout(left_s)
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        response.close()  # else the connection takes no further call: it sends one, and only then says so
         import orjson
 
         try:

@@ -97,7 +97,10 @@ _HEADERS = (
     ),
     ("Towpath-Timeout-Ms", "The caller's own deadline; the model's `serving.timeout_ms` is the most."),
     ("X-Request-Id", "Goes into the answer, the log and the journal; made where it is missing."),
-    ("traceparent", "Goes back as it came; with `serving.traces` as the span of this server in that trace."),
+    (
+        "traceparent",
+        "Goes back as it came; with `serving.traces` as the span of this server in that trace. The same goes along to a model of another server.",
+    ),
     (
         "Inference-Header-Content-Length",
         "Of binary tensors: how many bytes of the body are JSON, once it is unpacked; also in answers.",

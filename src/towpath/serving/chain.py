@@ -131,7 +131,8 @@ def _called(
         if link.function is None
         else partial(served.model.fallback, link.function, mine)
     )
-    outcome = yield Call(served.fallback_lane, function, len(rows), deadline, work.ask.consumer)
+    ask = work.ask
+    outcome = yield Call(served.fallback_lane, function, len(rows), deadline, ask.consumer, trace=ask.trace)
     if outcome.value is None:
         _failed(link, work, outcome)
         if outcome.reason != "wrong" or len(rows) == 1 or spare[0] <= 0 or time.perf_counter() >= deadline:

@@ -36,6 +36,7 @@ from towpath.serving.infer import (
     shorter,
     tensors_of,
     towpath_parameters,
+    trace_of,
     version_of,
 )
 from towpath.serving.metrics import Meter
@@ -242,6 +243,7 @@ class GrpcService:
             timeout_s=shorter(
                 _timeout_s(context.time_remaining()), header_timeout_s(metadata.get("towpath-timeout-ms"))
             ),
+            trace=trace_of(metadata.get("traceparent")),
         )
         answered = await answer_of(self._responder, deployment, ask, self._statistics)
         await context.send_initial_metadata([("x-request-id", answered.request_id)])
@@ -295,6 +297,7 @@ class GrpcService:
             protocol="grpc",
             version=version,
             timeout_s=timeout_s,
+            trace=trace_of(metadata.get("traceparent")),
         )
         caller.take_rows(ask.rows_count)
         answered = await answer_of(self._responder, deployment, ask, self._statistics)

@@ -41,11 +41,12 @@ class Call:
         deadline: Of `time.perf_counter`, in seconds; infinity for none.
         consumer: Who asked; consumers take turns.
         joint: What it takes to be answered together with other calls; none to be called alone.
+        trace: W3C ``traceparent`` that goes along where it leaves this server; of calls that are answered together the first one's.
     """
 
     __slots__ = (
         "_future", "_settled", "_waiter", "consumer", "deadline", "ended", "function", "joined_rows", "joint", "lane",
-        "leads", "loop", "outcome", "rows", "run", "started_s",
+        "leads", "loop", "outcome", "rows", "run", "started_s", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +57,7 @@ class Call:
         deadline: float,
         consumer: str = "",
         joint: Joint | None = None,
+        trace: str = "",
     ) -> None:
         self.lane = lane
         self.function = function
@@ -63,6 +65,7 @@ class Call:
         self.deadline = deadline
         self.consumer = consumer
         self.joint = joint
+        self.trace = trace
         self.joined_rows = rows
         """Rows of the call that answered it, those of others among them."""
         self.leads = True
@@ -408,7 +411,7 @@ def _do(run: _Run) -> None:
         with suppress(
             Exception
         ):  # the edge to somebody else's code: each is called alone then, and hears what becomes of it
-            due.until = min(call.deadline for call in calls)
+            due.until, due.trace = min(call.deadline for call in calls), calls[0].trace
             found = answered_apart([call.joint for call in calls if call.joint is not None])
             together = [Outcome(value, "ok") for value in found or ()]
         if together:
@@ -421,7 +424,7 @@ def _do(run: _Run) -> None:
             if call.outcome is not None:
                 continue
             call.started_s, call.leads, call.joined_rows = time.perf_counter(), True, call.rows
-        due.until = call.deadline
+        due.until, due.trace = call.deadline, call.trace
         try:
             outcome = Outcome(call.function(), "ok")
         except UnavailableError as error:

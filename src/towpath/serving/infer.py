@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -35,6 +36,7 @@ __all__ = [
     "shorter",
     "tensors_of",
     "towpath_parameters",
+    "trace_of",
     "version",
     "version_of",
 ]
@@ -48,6 +50,7 @@ _ARROW_DATATYPES = {
 }
 """Arrow's name → OIP's; everything else (text, times) travels as BYTES."""
 NUMBER_DIGITS = 12
+_TRACE = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """Of a number in a header: `int` refuses 5,000 of them, and a float has no room for 400."""
 _EXTENSIONS = [
     "binary_tensor_data",
@@ -128,6 +131,19 @@ def header_timeout_s(text: "str | bytes | None") -> float | None:
     if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS and int(text)):  # '¹' is a digit, too
         raise InputError("The header 'Towpath-Timeout-Ms' is no whole number of milliseconds above 0.")
     return int(text) / 1e3
+
+
+def trace_of(text: "str | bytes | None") -> str:
+    """A caller's ``traceparent``, where it is one; anything else is not handed to other servers.
+
+    Example:
+        >>> trace_of(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")[:7], trace_of("00-1")
+        ('00-4bf9', '')
+    """
+    if text is None:
+        return ""
+    found = text.decode("latin-1") if isinstance(text, bytes) else text
+    return found if _TRACE.fullmatch(found) else ""
 
 
 def shorter(one_s: float | None, other_s: float | None) -> float | None:

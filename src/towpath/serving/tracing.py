@@ -92,14 +92,18 @@ class Tracing:
                 attributes["http.route"] = route
             carrier = {name: headers[name.encode()].decode("latin-1") for name in ("traceparent", "tracestate") if name.encode() in headers}  # fmt: skip
             span = self._begun(f"{known} {route}".strip(), carrier, attributes)
+            handed = self._handed_on(span)
+            headers = {
+                **headers,
+                b"traceparent": handed.encode(),
+            }  # for whoever is asked in turn: its parent is our span
             try:
                 status, body, out = await respond(method, path, headers, given)
                 span.set_attribute("http.response.status_code", status)
                 if status >= _OURS:
                     span.set_attribute("error.type", str(status))
                     span.set_status(self._failed)
-                out = [one for one in out if one[0] != b"traceparent"]
-                return status, body, [*out, (b"traceparent", self._handed_on(span).encode())]
+                return status, body, out
             finally:
                 span.end()
 
@@ -116,6 +120,7 @@ class Tracing:
             span = self._begun(
                 f"{SERVICE}/{method}", carrier, {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
             )
+            metadata = {**metadata, "traceparent": self._handed_on(span)}
             try:
                 found = await inferred(request, metadata, *more, **named)
             except Exception as error:

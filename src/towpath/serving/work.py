@@ -178,7 +178,8 @@ class Work:
         else:
             predict = partial(served.model.predict, columns)
             joint = Joint(columns, served.model.predict) if served.lane.batch_rows > 1 else None
-            call = Call(served.lane, predict, len(rows), self.model_deadline, self.ask.consumer, joint)
+            ask = self.ask
+            call = Call(served.lane, predict, len(rows), self.model_deadline, ask.consumer, joint, ask.trace)
             outcome = yield call
             if joint is not None and call.leads:
                 self.answered.joined_rows = call.joined_rows
