@@ -1,5 +1,6 @@
 """The end of what a row is predicted about: as the caller says it, or the caller is told that it is no time."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -87,6 +88,25 @@ def test_a_number_of_that_name_that_the_model_reads_is_no_time() -> None:
     assert written(served(inputs=inputs), Ask(rows=[{"a": 1.0, "target_at": 0.5}])) == [micros(AT + WEEK)]
 
 
+def test_a_row_that_names_its_own_horizon_is_kept_with_it_and_matures_by_it() -> None:
+    one = served()
+    responder, journal = responding(deployed(one))
+    rows = [ROW, ROW | {"horizon": "36h"}, ROW | {"horizon": None}, ROW | {"horizon": "1w", "target_at": NOON}]
+    responder.run("demand", Ask(rows=rows))
+    columns = {"a": np.ones(2), "b": np.ones(2), "horizon": np.array(["0d", np.nan], object)}
+    responder.run("demand", Ask(columns=columns, rows_count=2))
+    by_row, by_column = (record.rows for record in journal.records)
+    assert by_row.horizon == ["7d", "36h", "7d", "1w"]
+    assert by_row.target_at == [micros(end) for end in (AT + WEEK, AT + timedelta(hours=36), AT + WEEK, NOON)]
+    assert by_column.horizon == ["0d", "7d"]
+    assert by_column.target_at == [micros(AT), micros(AT + WEEK)]
+
+
+def test_a_column_of_that_name_that_the_model_reads_is_its_own_affair() -> None:
+    one = served(inputs=(Field(name="a", type="double"), Field(name="horizon", type="double")))
+    assert written(one, Ask(rows=[{"a": 1.0, "horizon": -0.5}])) == [micros(AT + WEEK)]
+
+
 NO_TIMES = ["soon", "", [NOON.isoformat()], {"at": NOON.isoformat()}, True, 1.5, 10**30, -(2**63), "0001-01-01T00:00+23:00"]  # fmt: skip
 
 
@@ -121,7 +141,41 @@ def test_what_is_no_time_is_the_callers_fault_and_names_row_and_field(server: Ru
             assert f"'{name}' has the shape [1, 2]" in answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("-1d", "'-1d' is no duration"),
+        ("soon", "'soon' is no duration"),
+        ("7", "'7' is no duration"),
+        ("1.5d", "'1.5d' is no duration"),
+        (7, "7 is no duration"),
+        (True, "True is no duration"),
+        (["1d"], "['1d'] is no duration"),
+        ("8d", "'8d' is longer than the horizon of 'demand', 7d"),
+        ("169h", "'169h' is longer than the horizon of 'demand', 7d"),
+    ],
+)
+def test_a_horizon_that_is_none_or_too_far_is_the_callers_fault_and_names_its_row(
+    server: Running, value: Any, said: str
+) -> None:
+    answer = httpx.post(f"{server.url}/predict/demand", json=[ROW, ROW | {"horizon": value}], timeout=20)
+    assert (answer.status_code, answer.json()["code"]) == (400, "input"), answer.text
+    assert answer.json()["error"] == f"row 1, 'horizon': {said}."
+    assert answer.json()["mend"].endswith("such as 36h, at most 7d")
+
+
 def test_the_schema_says_what_is_taken() -> None:
     properties = row_schema(served(time="day"))["properties"]
     for name in ("target_at", "day"):
         assert [kind["type"] for kind in properties[name]["anyOf"]] == ["string", "integer", "null"]
+    horizon = row_schema(served())["properties"]["horizon"]
+    for text, fits in {
+        "7d": True,
+        "168h": True,
+        "6d": True,
+        "169h": False,
+        "8d": False,
+        "-1d": False,
+        "7d\n": False,
+    }.items():
+        assert bool(re.search(horizon["pattern"], text)) is fits, text

@@ -21,7 +21,7 @@ from towpath.serving.answer import Answer, AnswerRow, WireError
 from towpath.serving.infer import described
 from towpath.serving.manage import Switch, Switched
 from towpath.serving.push import PushAnswer
-from towpath.serving.targets import EARLIEST_US, LATEST_US, TARGET
+from towpath.serving.targets import EARLIEST_US, HORIZON, LATEST_US, TARGET
 from towpath.types import OutputKind
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def row_schema(served: "Served") -> Schema:
         properties[name] = _extra(types.get(name, ""), is_key=name in served.keys)
         if name in moments and name not in served.keys:
             properties[name] = _MOMENT | {"description": moments[name]}
+        if name == HORIZON and served.horizon.pattern is not None:
+            properties[name] = _horizon(served.horizon.said, served.horizon.pattern.pattern)
     schema: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
     required = [field.name for field in served.signature.inputs if field.name not in given]
     if required:
@@ -241,6 +243,12 @@ def _typed(kind: str) -> Schema:
     if lower.startswith(("timestamp", "date")):
         return {"type": "string", "format": "date-time"}
     return {}
+
+
+def _horizon(longest: str | None, pattern: str) -> Schema:
+    said = f"; {longest} unless given, and at most" if longest else ""
+    described = f"How far ahead the row is predicted, such as 36h{said}."
+    return {"type": ["string", "null"], "pattern": f"^(?:{pattern})(?!\\n)$", "description": described}
 
 
 def _extra(kind: str, *, is_key: bool) -> Schema:

@@ -17,8 +17,7 @@ from towpath.serving.breaker import Breaker
 from towpath.serving.guard import Call, Lane
 from towpath.serving.on_demand import Functions, Pending, plain
 from towpath.serving.statistics import Timed
-from towpath.serving.targets import TARGET
-from towpath.types import duration
+from towpath.serving.targets import HORIZON, TARGET, horizon_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +31,7 @@ __all__ = ["Columns", "LoadedModel", "OnlineRows", "Prepared", "Reader", "Served
 _log = logging.getLogger("towpath.serving")
 Columns = Mapping[str, "NDArray[Any]"]
 """One array per column, all of one length."""
-_ALWAYS = (TARGET, "horizon")
+_ALWAYS = (TARGET, HORIZON)
 _BESIDE_ROWS = 2_000
 """Rows that may wait to be asked of the fallback after their answer; beyond it they are skipped."""
 _PROOF_S = 5.0
@@ -179,16 +178,7 @@ class Served:
         )
         """Whether a row is its features and nothing else."""
         self.keys = _ordered([*self.entity, *(key for lock in manifest.features for key in lock.entity)])
-        self.extra = frozenset(
-            [
-                *self.keys,
-                *self.heuristic_keys,
-                *self.segments,
-                *_ALWAYS,
-                *[n for n in (manifest.time, manifest.unit) if n is not None],
-                *(self.functions.reads if self.functions is not None else ()),
-            ]
-        )
+        self.extra = self._read_beside_inputs(manifest) | frozenset(_ALWAYS)
         self.known = self.extra | frozenset(self.names)
         """All that a request may name."""
         self.own_target = all(
@@ -204,8 +194,8 @@ class Served:
         self.features_lane = Lane(f"{manifest.model}-features", queue_rows=manifest.serving.queue_rows)
         self.look_up_lane = Lane(f"{manifest.model}-look-up", queue_rows=manifest.serving.queue_rows)
         """Where look-ups wait for a server; those that hang are no fault of this worker, so it is not replaced for them."""
-        self.horizon_us = (
-            round(duration(manifest.output.horizon).total_seconds() * 1e6) if manifest.output.horizon else 0
+        self.horizon = horizon_of(
+            manifest.output.horizon, read=HORIZON in {*self._read_beside_inputs(manifest), *self.names}
         )
         called = {
             f"{lock.view if lock.project == manifest.project else f'{lock.project}/{lock.view}'}.{column.name}": column
@@ -225,6 +215,12 @@ class Served:
         )
         self.bad_rows = _checker(manifest)
         """Values of the prediction → the rows that are wrong."""
+
+    def _read_beside_inputs(self, manifest: "Manifest") -> frozenset[str]:
+        """What a row names that is no input: keys, what on-demand features read, what it is routed and shown by."""
+        also = [name for name in (manifest.time, manifest.unit) if name is not None]
+        computed_from = self.functions.reads if self.functions is not None else ()
+        return frozenset([*self.keys, *self.heuristic_keys, *self.segments, *also, *computed_from])
 
     @property
     def given(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ from towpath.serving.joint import Joint
 from towpath.serving.last import LEFT
 from towpath.serving.logs import often
 from towpath.serving.served import Columns, Prepared, Served, subset
-from towpath.serving.targets import targets
+from towpath.serving.targets import horizons, targets
 from towpath.traffic import CHAMPION, Route
 from towpath.types import Reason
 
@@ -42,7 +42,7 @@ class Work:
     """One request on its way."""
 
     __slots__ = (
-        "answered", "ask", "asked_by", "base", "deadline", "deployment", "groups", "keys", "live", "model_deadline", "now_us",
+        "answered", "ask", "asked_by", "base", "deadline", "deployment", "groups", "horizons", "keys", "live", "model_deadline", "now_us",
         "open_rows", "own_s", "prepared", "routes", "segments", "spare_calls", "targets", "units",
     )  # fmt: skip
 
@@ -81,6 +81,8 @@ class Work:
         kept_s = deployment.kept_s
         self.targets: list[int | None] | None = None
         """The end of what each row is predicted about, in microseconds since 1970."""
+        self.horizons: list[str | None] | None = None
+        """What rows say of their own; None where none does."""
         self.own_s = own_seconds(timeout_s, kept_s)
         """What the model has by its own declaration; a caller may give it less."""
         if ask.timeout_s is not None:
@@ -100,7 +102,8 @@ class Work:
         yield from self._prepare(base)
         if not base.plain:
             self._name_rows(base)
-        self.targets = targets(self, base)
+        self.horizons = horizons(self, base)
+        self.targets = targets(self, base, self.horizons)
         route = self._one_route()
         if route is not None:
             self.routes = route

@@ -63,7 +63,7 @@ def record(work: Work, *, server: str, environment: str) -> Record:
             unit_id=None if private else work.units,
             segment=None if private else work.segments,
             target_at=work.targets,
-            horizon=None if base is None or not base.horizon_us else [base.manifest.output.horizon] * answered.count,
+            horizon=_horizons(work),
             arm=answered.arms if any(answered.arms) else None,
             features=_features(work, base) if mode == "full" and base is not None else None,
             feature_ref=None if private or base is None else _references(work, base),
@@ -72,6 +72,14 @@ def record(work: Work, *, server: str, environment: str) -> Record:
             fallback_items=beside.items,
         ),
     )
+
+
+def _horizons(work: Work) -> list[str | None] | None:
+    """The row's own, else the model's."""
+    usual = work.base.horizon.said if work.base is not None and work.base.horizon.us else None
+    if work.horizons is None and usual is None:
+        return None
+    return [own or usual for own in work.horizons or [None] * work.answered.count]
 
 
 def _features(work: Work, base: Served) -> Any:
