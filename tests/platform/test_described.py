@@ -45,6 +45,12 @@ def shop(tmp_path: Path) -> Path:
             "    morning::text as morning,\n",
             f"{SPINE}:3: time 'morning' is string; cast it to timestamp",
         ),
+        (
+            VIEW,
+            "    item_id,\n",
+            "    hash(item_id)::bigint as item_id,\n",
+            f"{SPINE}:12: key 'item_id' is string, and int64 in the view 'item_sales'; cast one of them",
+        ),
     ],
 )
 def test_a_type_and_a_column_that_only_the_engine_knows_are_faults_with_their_line(

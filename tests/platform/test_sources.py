@@ -116,6 +116,27 @@ def test_a_column_that_is_gone_is_said_with_what_breaks_before_it_breaks(platfor
         assert "ill:   source 'shop.sales': column 'price_eur' (double) is gone" in str(raised.value)
 
 
+def test_a_view_that_does_not_read_a_lost_column_is_built_and_does_not_make_it_forgotten(platform: Platform) -> None:
+    # given a view that is built first and does not read the price
+    first = '/* ---\nentity = "item_id"\nevent_time = "day"\n--- */\nselect item_id, day, units as n from shop.sales\n'
+    (platform.folder / "features/a_count.sql").write_text(first)
+    with _again(platform) as before:
+        before.features.build()
+    table = _sales(platform)
+    _put(platform, table.drop_columns(["price_eur"]))
+    # then each build names the source, until the view that reads it is mended
+    for _ in range(2):
+        with _again(platform) as later, pytest.raises(ProjectError) as raised:
+            later.features.build()
+        assert "built: a_count" in str(raised.value)
+        assert "ill:   source 'shop.sales': column 'price_eur' (double) is gone since the build of" in str(raised.value)
+    view = platform.folder / "features/item_sales.sql"
+    view.write_text(view.read_text("utf-8").replace("    price_eur\n", "    units as price_eur\n"), "utf-8")
+    with _again(platform) as mended:
+        mended.features.build()
+        assert mended.sources.ill(count=False) == ()
+
+
 def test_a_column_of_another_type_is_said_and_a_key_hits_the_whole_view(platform: Platform) -> None:
     platform.features.build()
     table = _sales(platform)

@@ -318,7 +318,7 @@ def _narrow(table: "pa.Table", moments: "pa.Array", called: str, view: View) -> 
         if kind and column.null_count < len(column) and family(str(column.type)) != family(kind):
             raise InputError(
                 f"Key '{key}' is {column.type} in the spine and {kind} in the view '{called}'.",
-                view.query.path,
+                view.place(key),
                 "cast one of them; nothing is cast silently",
             )
         if pa.types.is_null(column.type):

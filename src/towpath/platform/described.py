@@ -1,15 +1,16 @@
 """What an embedded engine says of a project's SQL before anything runs: types, which no parser knows."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from towpath import features as room
 from towpath.errors import ProjectError, TowpathError, nearest
+from towpath.features.keys import family
 from towpath.project.lines import Lines
 from towpath.project.problem import Problem, problems_of
 from towpath.warehouse import FileWarehouse
 
 if TYPE_CHECKING:
+    from towpath.features import View
     from towpath.platform.opened import Platform
     from towpath.project import ModelFolder
     from towpath.sql import Query
@@ -29,16 +30,17 @@ def refused_by_the_engine(platform: "Platform") -> list[Problem]:
         return []
     there = {*platform.warehouse.tables(), *(f"landing.{view}" for view in platform.project.views)}
     found: list[Problem] = []
+    views: dict[str, View] = {}
     for view in platform.project.views.values():
         if lacking := sorted(set(view.query.tables) - there):
             found += [_no_table(view.query, table, there) for table in lacking]
         else:
-            found += _faults(view.query, lambda view=view: room.describe(view, platform.warehouse))
+            found += _faults(view.query, lambda view=view: views.update({view.name: platform.features.view(view.name)}))
     for model in platform.project.models.values():
         if lacking := sorted(set(model.training.query.tables) - there):
             found += [_no_table(model.training.query, table, there) for table in lacking]
         else:
-            found += _faults(model.training.query, lambda model=model: _describe_spine(platform, model))
+            found += _faults(model.training.query, lambda model=model: _describe_spine(platform, model, views))
     return found
 
 
@@ -64,8 +66,8 @@ def _faults(query: "Query", describe: Callable[[], object]) -> list[Problem]:
     return []
 
 
-def _describe_spine(platform: "Platform", model: "ModelFolder") -> None:
-    """Refuse a time column of a spine that is no time."""
+def _describe_spine(platform: "Platform", model: "ModelFolder", views: "Mapping[str, View]") -> None:
+    """Refuse a time column of a spine that is no time, and a key of another type than in a view that the model reads."""
     query, header = model.training.query, model.training.header
     schema = platform.warehouse.describe(query)
     lines = Lines(query.header_text, query.header_line)
@@ -73,6 +75,14 @@ def _describe_spine(platform: "Platform", model: "ModelFolder") -> None:
         f"{query.path}:{lines.of((place,))}: {place} '{name}' is {schema.field(name).type}; cast it to timestamp"
         for place, name in (("time", header.time), ("label_time", header.label_time))
         if name in schema.names and not str(schema.field(name).type).startswith(("timestamp", "date"))
+    ]
+    read = dict.fromkeys(name.split(".")[0] for name in platform.features.split(model.declaration.features).features)
+    problems += [
+        f"{query.path}:{query.line_of(key) or query.select_line}: key '{key}' is {kind}, and {wanted} in the view '{name}'; cast one of them"
+        for name in read
+        if name in views
+        for key, wanted in zip(views[name].header.keys, views[name].key_types, strict=True)
+        if key in schema.names and family(kind := str(schema.field(key).type)) != family(wanted)
     ]
     if problems:
         raise ProjectError(f"The spine of '{model.name}' is wrong.", query.path, "cast in the SELECT", problems)

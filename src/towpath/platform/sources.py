@@ -190,9 +190,24 @@ class Sources:
         for table in self._foreign(platform.project.views[view].query.tables):
             columns = self._columns(table)
             standing = recall(platform.objects, project, table, SeenSource)
+            if standing is not None:
+                columns = self._as_built(view, table, standing.columns, columns)
             if standing is None or standing.columns != columns:
                 now = platform.now()
                 remember(platform.objects, SeenSource(project=project, table=table, columns=columns, seen_at=now))
+
+    def _as_built(
+        self, view: str, table: str, before: Sequence[SeenColumn], now: Sequence[SeenColumn]
+    ) -> tuple[SeenColumn, ...]:
+        """The columns as they are now; what changed and only other views read stays as it was, until one of them is built."""
+        known, types = {column.name: column for column in before}, {column.name: column for column in now}
+        changed = [name for name in known if types.get(name) != known[name]]
+        if changed:
+            built = self.lineage(view)
+            others = [name for name in changed if built.reads(table, name) is False and self._matters(table, name)]
+            types |= {name: known[name] for name in others}
+        kept = [name for name in known if name in types]
+        return tuple(types[name] for name in [*kept, *(name for name in types if name not in known)])
 
     @contextmanager
     def named(self, view: str) -> Generator[None]:

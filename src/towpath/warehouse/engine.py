@@ -370,8 +370,8 @@ _OUT_OF_MEMORY = "Out of Memory Error"
 
 
 def _said(error: BaseException) -> str:
-    """The engine's own words, without its copy of the statement."""
-    text = str(error).split("\n\nLINE ", maxsplit=1)[0]
+    """The engine's own words, without its copy of the statement, and without the forty functions that take other types."""
+    text = str(error).split("\n\nLINE ", maxsplit=1)[0].split("Candidate functions:", maxsplit=1)[0]
     return " ".join(text.split()) or type(error).__name__
 
 
