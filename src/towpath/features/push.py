@@ -233,7 +233,22 @@ def _reader(kind: str) -> Callable[[Any], Any]:
         return _day
     if kind.endswith("string"):
         return lambda given: _of(given, str)
-    return (lambda given: _of(given, bool)) if kind == "bool" else (lambda given: _of(given, list | dict))
+    if kind == "bool":
+        return lambda given: _of(given, bool)
+    if "list<" in kind.partition(":")[0]:
+        return _list_reader(kind[kind.index(": ") + 2 : kind.rindex(">")].removesuffix(" not null"))
+    return lambda given: _of(given, dict if kind.startswith("struct") else list | dict)
+
+
+def _list_reader(kind: str) -> Callable[[Any], Any]:
+    """The same for a list of a type; times in it stay as they are written, because its bytes are its JSON."""
+    read = _reader(kind)
+
+    def read_all(given: Any) -> list[Any]:
+        values = [None if each is None else read(each) for each in _of(given, list)]
+        return given if kind.startswith(("timestamp", "date")) else values
+
+    return read_all
 
 
 def _of(given: Any, kind: Any) -> Any:

@@ -227,22 +227,22 @@ from (select event_time, arrived_at, json_transform("row", '{shape}') as typed f
 def _fits(keys: Sequence[str], schema: "pa.Schema", values: Sequence["pa.Field"]) -> str:
     """A condition: the row has this form's key, and each value that it has is of this form's type."""
     parts = [
-        f"json_extract(entity_key, '$[{place}]') = said.{quoted(key)} and {_is_of(schema.field(key).type, key)}"
+        f"json_extract(entity_key, '$[{place}]') = said.{quoted(key)} and {_is_of(schema.field(key).type, f'said.{quoted(key)}')}"
         for place, key in enumerate(keys)
     ]
-    features = [
-        f"(coalesce(json_type(said.{quoted(f.name)}), 'NULL') = 'NULL' or {_is_of(f.type, f.name)})"
-        for f in values
-        if f.name not in keys
-    ]
+    features = [_is_of_or_null(f.type, f"said.{quoted(f.name)}") for f in values if f.name not in keys]
     return "\n    and ".join([f"json_array_length(entity_key) = {len(keys)}", *parts, *features])
 
 
-def _is_of(kind: "pa.DataType", name: str) -> str:
+def _is_of_or_null(kind: "pa.DataType", value: str) -> str:
+    return f"(coalesce(json_type({value}), 'NULL') = 'NULL' or {_is_of(kind, value)})"
+
+
+def _is_of(kind: "pa.DataType", value: str) -> str:
     """A condition: a JSON value that is not null is of a type, as `RowForm` would take it."""
     import pyarrow as pa
 
-    said, text = f"json_type(said.{quoted(name)})", f"(said.{quoted(name)} ->> '$')"
+    said, text = f"json_type({value})", f"({value} ->> '$')"
     number = f"try_cast({text} as double)"
     if pa.types.is_integer(kind):
         kept = _sql_type(kind)
@@ -258,7 +258,12 @@ def _is_of(kind: "pa.DataType", name: str) -> str:
         return f"({said} = 'VARCHAR' and regexp_full_match({text}, '{written}') and {year_1})"
     if pa.types.is_boolean(kind):
         return f"{said} = 'BOOLEAN'"
-    return f"{said} in ('ARRAY', 'OBJECT')" if pa.types.is_nested(kind) else f"{said} = 'VARCHAR'"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        timed = pa.types.is_timestamp(kind.value_type) or pa.types.is_date(kind.value_type)
+        each = _is_of_or_null(pa.string() if timed else kind.value_type, "each")  # times in it stay as they were sent
+        all_of = f"list_bool_and(list_transform(json_extract({value}, '$[*]'), lambda each: {each}))"
+        return f"({said} = 'ARRAY' and coalesce({all_of}, true))"
+    return f"{said} = '{'OBJECT' if pa.types.is_struct(kind) else 'VARCHAR'}'"
 
 
 def _asked(query: Query, table: str) -> list[str]:
