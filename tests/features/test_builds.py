@@ -448,11 +448,16 @@ def test_two_processes_do_not_build_everything_of_one_view(stand: Stand) -> None
     view = stand.view([Row("1", 0, 0, 1)], created_time="created")
     stand.build(view, 10)
 
-    def again(_: int) -> None:
-        with pytest.raises(ConflictError, match="is being built already"):
-            stand.build(view, 40, full=True)
+    told: list[int] = []
+
+    def again(rows: int) -> None:
+        if rows:  # with 0 it has not begun
+            told.append(rows)
+            with pytest.raises(ConflictError, match="is being built already"):
+                stand.build(view, 40, full=True)
 
     features.build(view, stand.warehouse, stand.online, as_of=moment(40), full=True, clock=CLOCK, progress=again)
+    assert told == [1]
 
 
 def test_a_build_that_fails_leaves_what_was_there_and_the_next_is_right(stand: Stand) -> None:
