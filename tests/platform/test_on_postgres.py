@@ -12,6 +12,7 @@ from towpath import features as room
 from towpath.clock import FixedClock
 from towpath.errors import ProjectError
 from towpath.platform import Platform
+from towpath.platform.own_landing import on_own_landing
 from towpath.sql import Query
 from warehouse_stand import AdbcStand
 
@@ -98,6 +99,17 @@ def test_pushed_rows_stand_beside_history_in_reads_builds_and_training_sets(fold
         platform.features.build("clicks", full=True)
         values = platform.features.read(["clicks.x", "clicks.note"], {"id": ["a", "b", "c"]})
         assert values["clicks.note"].tolist() == ["né'w", None, None]
+        older = platform.features.recorded(platform.features.view("clicks"))
+    # and a form that the file does not have any more reads them in its own types
+    view = folder / "features" / "clicks.sql"
+    view.write_text(view.read_text().replace("x, note", "cast(x as text) as x"))
+    with opened(folder, at(20)) as platform:
+        assert platform.warehouse.describe(platform.features.view("clicks").query).field("x").type == "string"
+        landed = Query.parse("select id, x from landing.clicks order by id")
+        assert platform.warehouse.read(landed).to_pylist() == [{"id": "c", "x": None}]
+        query = on_own_landing(platform, older).query
+        rows = platform.warehouse.read(query).to_pylist()
+        assert [(row["id"], row["x"]) for row in rows if row["note"] == "né'w"] == [("a", 5.5)]
 
 
 def test_nothing_of_the_pushed_rows_stays_on_the_server(folder: Path, server: AdbcStand) -> None:

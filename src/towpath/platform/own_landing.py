@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["on_own_landing", "source"]
 
-_DIGITS = 16
+_DIGITS = 8
 
 
 def on_own_landing(platform: "Platform", view: "View") -> "View":
