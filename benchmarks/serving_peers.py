@@ -97,7 +97,7 @@ def infer_binary(rows: np.ndarray) -> tuple[bytes, int]:
 
 def infer_message(rows: np.ndarray) -> bytes:
     """The same for gRPC, raw."""
-    from towpath.serving.protocol import messages
+    from towpath.apart.protocol import messages
 
     request = messages()["ModelInferRequest"](model_name="points")
     request.inputs.add(name="x", datatype="FP64", shape=list(rows.shape))

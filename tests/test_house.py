@@ -52,7 +52,7 @@ def test_the_store_rooms_own_their_drivers() -> None:
         "obstore": ["stores"],
         "lmdb": ["stores"],
         "redis": ["stores"],
-        "grpc": ["serving"],
+        "grpc": ["serving", "apart"],
         "uvicorn": ["serving", "console"],
         "apprise": ["monitors"],
         "cryptography": ["registry"],

@@ -24,7 +24,7 @@ from towpath.clock import SystemClock
 from towpath.errors import FormatError, InputError, ModelError, RefusedError, UnavailableError
 from towpath.models import sniff
 from towpath.models.manifest import Field, Signature
-from towpath.project.declarations import FallbackDeclaration, ServingDeclaration
+from towpath.project.declarations import FallbackDeclaration, OutputDeclaration, ServingDeclaration
 from towpath.serving.served import Served
 from towpath.serving.server import bare_deployment
 
@@ -54,7 +54,8 @@ def remote_of() -> Iterator[Callable[..., Remote]]:
     made: list[Remote] = []
 
     def make(folder: Path, url: str, **more: Any) -> Remote:
-        artefact = write(folder, f"{url}/v2/models/demand", more.pop("token", ""))
+        url = url if url.startswith("grpc") or "/v2/" in url else f"{url}/v2/models/demand"
+        artefact = write(folder, url, more.pop("token", ""))
         made.append(Remote(folder / artefact.file.path, name="demand@1", **more))
         return made[-1]
 
@@ -63,11 +64,21 @@ def remote_of() -> Iterator[Callable[..., Remote]]:
         one.close()
 
 
-def test_a_second_towpath_answers_as_a_model_of_the_first(other: Callable[..., Running], tmp_path: Path) -> None:
+def url_of(running: Running, scheme: str) -> str:
+    return f"{running.url}/v2/models/demand" if scheme == "http" else f"grpc://127.0.0.1:{running.ports.grpc}/demand"
+
+
+both_ways = pytest.mark.parametrize("scheme", ["http", "grpc"])
+
+
+@both_ways
+def test_a_second_towpath_answers_as_a_model_of_the_first(
+    scheme: str, other: Callable[..., Running], tmp_path: Path
+) -> None:
     # given a model that another Towpath serves, and its address in a file
     second = other()
     path = tmp_path / "demand.json"
-    path.write_text(json.dumps({"remote": f"{second.url}/v2/models/demand"}))
+    path.write_text(json.dumps({"remote": url_of(second, scheme)}))
     assert sniff(path).format == "remote"
     # when the file is served
     deployment = bare_deployment(path, name="demand", trust_pickle=False, clock=SystemClock())
@@ -105,15 +116,16 @@ def test_each_call_is_sent_once(scripted: Any, tmp_path: Path, remote_of: Callab
     assert [command for command, _, _ in scripted.heard] == ["GET", "GET", *["POST"] * 5]
 
 
+@both_ways
 def test_the_time_that_is_left_goes_along_and_a_slow_server_is_given_up(
-    other: Callable[..., Running], tmp_path: Path, remote_of: Callable[..., Remote]
+    scheme: str, other: Callable[..., Running], tmp_path: Path, remote_of: Callable[..., Remote]
 ) -> None:
     def slow(columns: Any) -> Any:
         time.sleep(1.0 if columns["a"][0] > 5 else 0)
         return {"prediction": columns["a"] + columns["b"]}
 
     second = other(PlainModel(inline=False, predict=slow))
-    model = remote_of(tmp_path, second.url, own_s=5.0)
+    model = remote_of(tmp_path, url_of(second, scheme), own_s=5.0)
     assert model.predict({"a": np.array([1.0]), "b": np.array([2.0])})["prediction"].tolist() == [3.0]
     due.until = time.perf_counter() + 0.2
     begun = time.perf_counter()
@@ -126,10 +138,13 @@ def test_the_time_that_is_left_goes_along_and_a_slow_server_is_given_up(
     assert time.perf_counter() - begun < 0.8
 
 
-def test_a_server_that_is_away_is_down_and_heals_by_itself(other: Callable[..., Running], tmp_path: Path) -> None:
+@both_ways
+def test_a_server_that_is_away_is_down_and_its_fallback_answers(
+    scheme: str, other: Callable[..., Running], tmp_path: Path
+) -> None:
     # given a version whose server goes away, with a constant behind it
     second = other()
-    artefact = write(tmp_path / "v", f"{second.url}/v2/models/demand")
+    artefact = write(tmp_path / "v", url_of(second, scheme))
     manifest = a_manifest(
         artefact=artefact,
         serving=ServingDeclaration(timeout_ms=1_000),
@@ -149,6 +164,30 @@ def test_a_server_that_is_away_is_down_and_heals_by_itself(other: Callable[..., 
         first.close()
         model.close()
         second.close = lambda: None  # type: ignore[method-assign]
+
+
+@both_ways
+def test_words_bytes_and_missing_values_go_through_or_are_refused(
+    scheme: str, other: Callable[..., Running], tmp_path: Path, remote_of: Callable[..., Remote]
+) -> None:
+    # given a model of a word, a count and a number, which says what it was given
+    inputs = tuple(Field(name=name, type=kind) for name, kind in (("word", "string"), ("n", "int64"), ("x", "double")))
+
+    def echo(columns: Any) -> Any:
+        said = [f"{word}/{int(n)}/{x}" for word, n, x in zip(*(columns[f.name].tolist() for f in inputs), strict=True)]
+        return {"said": np.array(said, dtype=object)}
+
+    output = (Field(name="said", type="string", nullable=False),)
+    second = other(PlainModel(inputs=inputs, outputs=output, predict=echo), output=OutputDeclaration(kind="text"))
+    model = remote_of(tmp_path, url_of(second, scheme))
+    asked = {"word": np.array(["é", ""], dtype=object), "n": np.array([7, -3]), "x": np.array([0.1, np.nan])}
+    assert model.predict(asked)["said"].tolist() == ["é/7/0.1", "/-3/nan"]
+    # then what gRPC cannot say is refused by name, and not sent as something else
+    for name, column in (("word", np.array(["a", None], dtype=object)), ("n", np.array([1.0, np.nan]))):
+        if scheme == "grpc":
+            with pytest.raises(InputError, match=f"'{name}' has no value in a row, and gRPC has no null"):
+                model.predict(asked | {name: column})
+    assert model.says["answers"] == 1
 
 
 class _Scripted(http.server.BaseHTTPRequestHandler):
@@ -285,8 +324,9 @@ def test_what_is_declared_wrongly_is_refused(scripted: Any, tmp_path: Path, remo
     ):
         with pytest.raises(RefusedError):
             write(tmp_path, url, token)
-    with pytest.raises(UnavailableError, match="is away"):
-        write(tmp_path, "http://127.0.0.1:9/v2/models/m")
+    for url in ("http://127.0.0.1:9/v2/models/m", "grpc://127.0.0.1:9/m"):
+        with pytest.raises(UnavailableError, match="is away"):
+            write(tmp_path, url)
     (tmp_path / "bad").write_text('{"remote": ')
     with pytest.raises(FormatError):
         Remote(tmp_path / "bad", name="m")

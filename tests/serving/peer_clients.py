@@ -88,9 +88,9 @@ if __name__ == "__main__":
     http_port, grpc_port, order = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     told: dict[str, Any] = {}
     if order == "towpath first":
-        import towpath.serving.protocol
+        import towpath.apart.protocol
 
-        towpath.serving.protocol.messages()
+        towpath.apart.protocol.messages()
     told["kserve"] = asyncio.run(kserve(http_port, grpc_port))
     told["repository"] = repository(grpc_port)
     told["mlflow"] = mlflow(http_port)

@@ -435,7 +435,7 @@ def test_reflection_says_enough_to_call_a_method_without_a_proto_file(server: Ru
 
 
 def test_our_messages_have_the_numbers_and_types_of_tritons() -> None:
-    from towpath.serving.protocol import messages
+    from towpath.apart.protocol import messages
 
     known = {**triton_grpc.service_pb2.DESCRIPTOR.message_types_by_name}
     known |= dict(triton_grpc.model_config_pb2.DESCRIPTOR.message_types_by_name)
@@ -448,7 +448,7 @@ def test_our_messages_have_the_numbers_and_types_of_tritons() -> None:
 
 @pytest.mark.parametrize("order", ["towpath first", "triton first"])
 def test_our_messages_live_beside_health_reflection_and_triton(order: str) -> None:
-    ours = "from towpath.serving import health, protocol, reflection\nfor f in (health.file(), protocol.file(), reflection.file('grpc.reflection.v1')): protocol.classes(f)\nprotocol.messages()\n"
+    ours = "from towpath.apart import protocol\nfrom towpath.serving import health, reflection\nfor f in (health.file(), protocol.file(), reflection.file('grpc.reflection.v1')): protocol.classes(f)\nprotocol.messages()\n"
     theirs = "import tritonclient.grpc, grpc_health.v1.health_pb2, grpc_reflection.v1alpha.reflection_pb2\n"
     code = ours + theirs if order == "towpath first" else theirs + ours
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

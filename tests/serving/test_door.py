@@ -22,10 +22,10 @@ from serving_stand import AT
 from test_server import QUICK, ROW, Store, eventually
 from tritonclient.utils import InferenceServerException
 
+from towpath.apart.protocol import SERVICE, messages
 from towpath.clock import SystemClock
 from towpath.errors import RefusedError
 from towpath.registry import history
-from towpath.serving.protocol import SERVICE, messages
 from towpath.traffic import ConsumerBook, Quota, last_seen, make_pepper
 
 triton_grpc: Any = tritonclient.grpc  # it has no types

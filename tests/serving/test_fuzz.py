@@ -27,9 +27,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving_stand import Running
 
+from towpath.apart.protocol import _METHODS, SERVICE, messages
 from towpath.errors import by_code
 from towpath.serving.oip import DTYPES
-from towpath.serving.protocol import _METHODS, SERVICE, messages
 
 MODELS = ("demand", "late", "typed", "image", "words", "item", "ranked", "private", "lost", "nobody")
 HONEST = {"unavailable", "overloaded", "model"}

@@ -287,7 +287,7 @@ def test_draining_finishes_what_is_in_flight_and_says_not_ready(tmp_path: Path) 
 
 
 def test_our_messages_are_tritons_on_the_wire() -> None:
-    from towpath.serving.protocol import messages
+    from towpath.apart.protocol import messages
 
     ours = messages()["ModelInferRequest"](model_name="m", raw_input_contents=[b"1234"])
     ours.parameters["p"].double_param = 1.5

@@ -272,7 +272,7 @@ def test_one_grpc_connection_has_only_so_many_calls_open(tmp_path: Path) -> None
     deployment = deployed(Served(a_manifest(), PlainModel(predict=busy, inline=False)))
     running = Running(tmp_path, deployment, max_streams=2)
     try:
-        from towpath.serving.protocol import messages
+        from towpath.apart.protocol import messages
 
         kinds = messages()
         request = kinds["ModelInferRequest"](model_name="demand")

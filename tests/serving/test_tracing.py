@@ -141,10 +141,16 @@ def test_each_request_is_a_span_of_its_callers_trace(tmp_path: Path, receiver: R
     assert receiver.resource["service.name"] == "towpath"
 
 
-def test_a_model_of_another_server_is_in_the_same_trace_once_for_each_call(tmp_path: Path, receiver: Receiver) -> None:
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_model_of_another_server_is_in_the_same_trace_once_for_each_call(
+    scheme: str, tmp_path: Path, receiver: Receiver
+) -> None:
     # given a Towpath whose model is another one's, and both send their spans
     far = Running(tmp_path / "far", deployed(Served(a_manifest(), PlainModel())), traces=receiver.url)
-    model = Remote(tmp_path / write(tmp_path, f"{far.url}/v2/models/demand").file.path, name="demand@1")
+    url = f"{far.url}/v2/models/demand" if scheme == "http" else f"grpc://127.0.0.1:{far.ports.grpc}/demand"
+    model = Remote(tmp_path / write(tmp_path, url).file.path, name="demand@1")
+    grpc_call = "inference.GRPCInferenceService/ModelInfer"
+    there = "POST /v2/models/{model}/infer" if scheme == "http" else grpc_call
     near = Running(tmp_path / "near", deployed(Served(a_manifest(), model)), traces=receiver.url)
     plain = Running(tmp_path / "plain", deployed(Served(a_manifest(), model)))
     # when somebody asks over HTTP and gRPC, and a server without spans
@@ -161,15 +167,14 @@ def test_a_model_of_another_server_is_in_the_same_trace_once_for_each_call(tmp_p
         running.close()
     model.close()
     # then each call is one span here and one there, which is the child of ours
-    for trace, first in zip(
-        traces, ("POST /predict/{name}", "inference.GRPCInferenceService/ModelInfer", ""), strict=True
-    ):
-        spans = [span for span in receiver.spans if span.trace_id.hex() == trace]
-        names = [name for name in (first, "POST /v2/models/{model}/infer") if name]
-        by_name = {span.name: span for span in spans}
-        assert (len(spans), set(by_name)) == (len(names), set(names))
-        own = [bytes.fromhex(PARENT), *(by_name[name].span_id for name in names)]
-        assert [by_name[name].parent_span_id for name in names] == own[:-1]
+    for trace, first in zip(traces, ("POST /predict/{name}", grpc_call, ""), strict=True):
+        names = [name for name in (first, there) if name]
+        spans = {span.span_id: span for span in receiver.spans if span.trace_id.hex() == trace}
+        line, parent = [], bytes.fromhex(PARENT)
+        while child := next((span for span in spans.values() if span.parent_span_id == parent), None):
+            line.append(child.name)
+            parent = child.span_id
+        assert (len(spans), line) == (len(names), names)
 
 
 def test_a_receiver_that_is_away_costs_no_answer(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from towpath.apart.due import due
 from towpath.apart.model import LateError
+from towpath.apart.remote_grpc import Answer, GrpcServer
 from towpath.errors import FormatError, InputError, ModelError, RefusedError, UnavailableError, nearest
 from towpath.models.columns import Columns, Encoder, rows_in, tensor_dtype
 from towpath.models.folders import digest_of, size_of
 from towpath.models.manifest import Artefact, Field, Signature, StoredFile
 from towpath.models.model import Outputs, kind_of
+from towpath.project.declarations import REMOTE
 from towpath.settings import secret
 from towpath.types import OutputKind
 
@@ -54,17 +56,11 @@ class _Tensor(msgspec.Struct, frozen=True, kw_only=True):
 class _File(msgspec.Struct, frozen=True, kw_only=True):
     """The artefact: where the other server is, and what it said of the model when the version was made."""
 
-    remote: Annotated[str, Meta(pattern=r"^https?://[^\s@/]+/v2/models/[^\s/]+(/versions/[^\s/]+)?(?!\n)$")]
+    remote: Annotated[str, Meta(pattern=REMOTE)]
     token: str = ""
     """Where its key is: ``env:NAME`` or ``file:PATH``."""
     inputs: tuple[_Tensor, ...] = ()
     outputs: tuple[_Tensor, ...] = ()
-
-
-class _Answer(NamedTuple):
-    status: int
-    said: Any
-    retry_after: str
 
 
 def write(folder: Path, url: str, token: str = "", variables: Mapping[str, str] | None = None) -> Artefact:
@@ -72,7 +68,8 @@ def write(folder: Path, url: str, token: str = "", variables: Mapping[str, str] 
 
     Args:
         folder: Where the file goes.
-        url: Of the model, such as ``http://triton:8000/v2/models/demand``, with ``/versions/3`` where one is meant.
+        url: Of the model, such as ``http://triton:8000/v2/models/demand`` or ``grpc://triton:8001/demand``, with ``/versions/3`` where
+            one is meant.
         token: Where its key is: ``env:NAME`` or ``file:PATH``; the key itself is refused.
         variables: The process environment unless given.
 
@@ -88,9 +85,9 @@ def write(folder: Path, url: str, token: str = "", variables: Mapping[str, str] 
             mend='token = "env:NAME"',
         )
     draft = _converted({"remote": url, "token": token}, "model.toml, artefact.remote")
-    server = _Server(draft, url, variables)
+    server = _server(draft, url, variables)
     try:
-        inputs, outputs = server.described(time.perf_counter() + _OWN_S)
+        inputs, outputs = _described(server.metadata(time.perf_counter() + _OWN_S), url)
     finally:
         server.close()
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,10 +138,10 @@ class Remote:
             raise FormatError(f"'{path}' is damaged JSON: {fault}.", mend="write it again") from None
         self._name = name
         self._own_s = own_s or _OWN_S
-        self._server = _Server(file, name, variables)
+        self._server = _server(file, name, variables)
         if not file.inputs:
             try:
-                inputs, outputs = self._server.described(time.perf_counter() + self._own_s)
+                inputs, outputs = _described(self._server.metadata(time.perf_counter() + self._own_s), file.remote)
             except BaseException:
                 self.close()
                 raise
@@ -177,10 +174,7 @@ class Remote:
         until = min(now + self._own_s, due.until if due.until is not None else now + self._own_s)
         if now >= self._seen_until:
             self._look(until)
-        import orjson  # here, so that a process with an environment of its own needs numpy and msgspec alone
-
-        body = orjson.dumps({"inputs": self._fed(columns)}, option=orjson.OPT_SERIALIZE_NUMPY)
-        answer = self._server.asked("POST", "/infer", body, until)
+        answer = self._server.infer(self._fed(columns), until)
         if answer.status != http.HTTPStatus.OK:
             raise self._refused(answer, until)
         self._note(answer.said)
@@ -200,7 +194,7 @@ class Remote:
         with self._looking:
             if time.perf_counter() < self._seen_until:
                 return
-            inputs, outputs = self._server.described(until)
+            inputs, outputs = _described(self._server.metadata(until), self._file.remote)
             if (inputs, outputs) != (self._file.inputs, self._file.outputs):
                 raise ModelError(
                     f"{self._name}: '{self._file.remote}' reads or gives other things than when this version was made: "
@@ -234,9 +228,7 @@ class Remote:
             values = values if lost or values.dtype == object else values.astype(wanted, copy=False)
         shape = [len(values), *[abs(size) for size in tensor.shape[1:]]] if values.ndim == 1 else list(values.shape)
         flat = np.ascontiguousarray(values).reshape(-1)
-        data = [_word(value) for value in flat] if tensor.datatype == "BYTES" else flat
-        if flat.dtype == object and tensor.datatype != "BYTES":
-            data = flat.tolist()
+        data = flat.tolist() if flat.dtype == object or tensor.datatype == "BYTES" else flat
         return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape, "data": data}
 
     def _outputs(self, said: Any, rows: int) -> Outputs:
@@ -278,7 +270,7 @@ class Remote:
         except (ValueError, TypeError, OverflowError) as fault:
             raise self._wrong(f"gave '{tensor.name}' that cannot be read: {fault}") from None
 
-    def _refused(self, answer: _Answer, until: float) -> Exception:
+    def _refused(self, answer: Answer, until: float) -> Exception:
         """What a status other than 200 means for whoever asked us."""
         said = _error_of(answer.said)
         if answer.status in _LIMITED or answer.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -320,34 +312,32 @@ class Remote:
 class _Server:
     """Connections to one server, as many as there are calls at once, kept open between them."""
 
-    def __init__(self, file: _File, name: str, variables: Mapping[str, str] | None) -> None:
-        parts = urlsplit(file.remote)
-        self._url, self._path, self._name = file.remote, parts.path, name
+    def __init__(self, url: str, name: str, key: str) -> None:
+        parts = urlsplit(url)
+        self._url, self._path, self._name = url, parts.path, name
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname or "", parts.port
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if file.token:
-            self._headers["Authorization"] = f"Bearer {secret(file.token, Path.cwd(), variables)}"
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
         self._idle: list[http.client.HTTPConnection] = []
         self._closed = False
 
-    def described(self, until: float) -> tuple[tuple[_Tensor, ...], tuple[_Tensor, ...]]:
-        """Inputs and outputs, as the server's metadata has them."""
-        answer = self.asked("GET", "", b"", until)
-        if answer.status != http.HTTPStatus.OK:
-            kind = UnavailableError if answer.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR else ModelError
-            raise kind(f"'{self._url}' does not describe its model ({answer.status}): {_error_of(answer.said)}.")
-        try:
-            inputs, outputs = (
-                msgspec.convert(_list(answer.said, key), tuple[_Tensor, ...]) for key in ("inputs", "outputs")
-            )
-        except msgspec.ValidationError as fault:
-            raise ModelError(f"'{self._url}' describes its model in a way that cannot be read: {fault}.") from None
-        if not inputs or not outputs:
-            raise ModelError(f"'{self._url}' does not say what its model reads and gives.", where="artefact.remote")
-        return inputs, outputs
+    def metadata(self, until: float) -> Answer:
+        """What the model reads and gives."""
+        return self.asked("GET", "", b"", until)
 
-    def asked(self, method: str, path: str, body: bytes, until: float) -> _Answer:
+    def infer(self, tensors: Sequence[dict[str, Any]], until: float) -> Answer:
+        """The answer to tensors of ``name``, ``datatype``, ``shape`` and ``data``."""
+        import orjson  # here, so that a process with an environment of its own needs numpy and msgspec alone
+
+        sent = [
+            one | {"data": [_word(value) for value in one["data"]]} if one["datatype"] == "BYTES" else one
+            for one in tensors
+        ]
+        return self.asked("POST", "/infer", orjson.dumps({"inputs": sent}, option=orjson.OPT_SERIALIZE_NUMPY), until)
+
+    def asked(self, method: str, path: str, body: bytes, until: float) -> Answer:
         """One call, with what is left of the time; one more where a kept connection turns out to be closed."""
         for last in (False, True):
             kept = self._idle.pop() if self._idle and not last else None
@@ -382,7 +372,7 @@ class _Server:
 
     def _exchanged(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes, until: float
-    ) -> _Answer:
+    ) -> Answer:
         left_s = until - time.perf_counter()
         if left_s <= 0:
             raise TimeoutError
@@ -413,11 +403,33 @@ class _Server:
             said: Any = orjson.loads(b"".join(parts)) if size else None
         except orjson.JSONDecodeError:
             said = None
-        return _Answer(response.status, said, response.headers.get("Retry-After", ""))
+        return Answer(response.status, said, response.headers.get("Retry-After", ""))
 
     def _connected(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         return kind(self._host, self._port)
+
+
+def _server(file: _File, name: str, variables: Mapping[str, str] | None) -> "_Server | GrpcServer":
+    """By the scheme of its URL; both raise `LateError` and `UnavailableError`."""
+    key = secret(file.token, Path.cwd(), variables) if file.token else ""
+    return (GrpcServer if file.remote.startswith("grpc") else _Server)(file.remote, name, key)
+
+
+def _described(answer: Answer, url: str) -> tuple[tuple[_Tensor, ...], tuple[_Tensor, ...]]:
+    """Inputs and outputs, as the server's metadata has them."""
+    if answer.status != http.HTTPStatus.OK:
+        kind = UnavailableError if answer.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR else ModelError
+        raise kind(f"'{url}' does not describe its model ({answer.status}): {_error_of(answer.said)}.")
+    try:
+        inputs, outputs = (
+            msgspec.convert(_list(answer.said, key), tuple[_Tensor, ...]) for key in ("inputs", "outputs")
+        )
+    except msgspec.ValidationError as fault:
+        raise ModelError(f"'{url}' describes its model in a way that cannot be read: {fault}.") from None
+    if not inputs or not outputs:
+        raise ModelError(f"'{url}' does not say what its model reads and gives.", where="artefact.remote")
+    return inputs, outputs
 
 
 def _converted(raw: Any, where: str) -> _File:
@@ -427,7 +439,7 @@ def _converted(raw: Any, where: str) -> _File:
         raise RefusedError(
             f"the model of another server is declared wrongly: {fault}.",
             where=where,
-            mend='remote = "http://host:8000/v2/models/demand"',
+            mend='remote = "http://host:8000/v2/models/demand", or "grpc://host:8001/demand"',
         ) from None
     if file.token and not file.token.startswith(("env:", "file:")):
         raise RefusedError("the token of another server stands in the clear.", where=where, mend='token = "env:NAME"')

@@ -9,6 +9,7 @@ from towpath.types import Dialect, Isolation, JournalMode, Name, OutputKind, Tie
 
 __all__ = [
     "KINDS",
+    "REMOTE",
     "ArtefactDeclaration",
     "BreakerDeclaration",
     "Charter",
@@ -27,6 +28,8 @@ __all__ = [
     "TrainingHeader",
 ]
 
+REMOTE = r"^(https?://[^\s@/]+/v2/models/[^\s/]+|grpcs?://[^\s@/]+/[^\s/]+)(/versions/[^\s/]+)?(?!\n)$"
+"""URL of a model of another server."""
 Duration = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?\s*(us|ms|s|m|h|d|w)(?!\n)$")]
 """One number, one unit of us ms s m h d w; never negative."""
 FeatureName = Annotated[
@@ -193,10 +196,9 @@ class OutputDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 class ArtefactDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the model is, when ``train`` does not make it."""
 
-    remote: Annotated[str, Meta(pattern=r"^https?://[^\s@/]+/v2/models/[^\s/]+(/versions/[^\s/]+)?(?!\n)$")] | None = (
-        None
-    )
-    """A model of another server that speaks the Open Inference Protocol over HTTP, such as ``http://triton:8000/v2/models/demand``.
+    remote: Annotated[str, Meta(pattern=REMOTE)] | None = None
+    """A model of another server that speaks the Open Inference Protocol: ``http://triton:8000/v2/models/demand``, or over gRPC
+    ``grpc://triton:8001/demand`` (``https``, ``grpcs`` for TLS), each with ``/versions/3`` where one is meant.
     `tow train` measures it and makes a version of it, which has the guard, the routing and the journal of any other."""
     token: Annotated[str, Meta(pattern=r"^(env|file):.+")] | None = None
     """Where its key is, ``env:NAME`` or ``file:PATH``; sent as ``Authorization: Bearer``. A variable is named in `environment`, too."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
+from towpath.apart.protocol import messages
 from towpath.errors import UnavailableError
-from towpath.serving.protocol import messages
 
 __all__ = ["infer_over_grpc"]
 

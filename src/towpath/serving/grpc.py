@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from towpath.apart.protocol import classes, file, messages
 from towpath.errors import (
     CallerError,
     DeniedError,
@@ -40,7 +41,6 @@ from towpath.serving.infer import (
     version_of,
 )
 from towpath.serving.metrics import Meter
-from towpath.serving.protocol import classes, file, messages
 from towpath.serving.reflection import ReflectionService
 from towpath.serving.repository import Repository, unloaded
 from towpath.serving.responder import Responder

@@ -7,8 +7,8 @@ from base64 import b64encode
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from towpath.apart.protocol import Method, described
 from towpath.journal.record import json_of
-from towpath.serving.protocol import Method, described
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -57,7 +57,7 @@ def rows_of_message(request: Any) -> list[dict[str, Any]]:
     """Rows as JSON would have them; a value of no kind is null.
 
     Example:
-        >>> from towpath.serving.protocol import classes
+        >>> from towpath.apart.protocol import classes
         >>> request = classes(file())["PredictRequest"](model="demand")
         >>> row = request.rows.add().values
         >>> row["item_id"].text = "bread"

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from towpath.apart.protocol import SERVICE as INFERENCE
+from towpath.apart.protocol import Method, classes, described
 from towpath.errors import UnknownError, nearest
-from towpath.serving.protocol import SERVICE as INFERENCE
-from towpath.serving.protocol import Method, classes, described
 from towpath.serving.repository import unloaded
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from towpath.apart.protocol import Method, classes, described
 from towpath.errors import InputError
-from towpath.serving.protocol import Method, classes, described
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorProto

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from towpath.apart.protocol import SERVICE
 from towpath.errors import CallerError, ExtraError, TowpathError, by_code
-from towpath.serving.protocol import SERVICE
 
 if TYPE_CHECKING:
     from towpath.serving.answered import Answered
