@@ -47,6 +47,11 @@ def form(
             "with c as (select id, at, x, y from t) select id, at, x as a, y as b from c",
             "a b",
         ),
+        (
+            "with c as (select id, at, x from t) select id, at, x as a from c union all select id, at, a from landing.v",
+            "with c as (select id, at, x, y from t) select id, at, x as a, y as b from c union all select id, at, a, b from landing.v",
+            "a b",
+        ),
         ("select id, at, sum(x) as a from t group by id, at", "select id, at, sum(x) as a, max(x) as b from t group by id, at", "a b"),
     ],
 )  # fmt: skip
@@ -71,6 +76,27 @@ def test_columns_that_come_beside_keep_the_version(old: str, new: str, columns: 
         ("select id, at, a from t", "select id, at, 2 * a as a, b from t"),
         ("select * from t", "select *, a + 1 as b from t where a > 0"),
         ("select * from t", "select * replace (a + 1 as a), 1 as b from t"),
+        (
+            "select id, at, a from t union all select id, at, a from u",
+            "select id, at, a, b from t union all select id, at, 2 * a, b from u",
+        ),
+        (
+            "select id, at, a from t union all select id, at, a from u",
+            "select id, at, a, b from t union all select id, a, at, b from u",
+        ),
+        (
+            "select id, at, a from t union select id, at, a from u",
+            "select id, at, a, b from t union select id, at, a, b from u",
+        ),
+        (
+            "select id, at, a from t union all select id, at, a from u",
+            "select id, at, a, b from t union select id, at, a, b from u",
+        ),
+        (
+            "select * from t union all by name select * from u",
+            "select * from t union all by name select * from u where a > 0",
+        ),
+        ("select distinct * from t", "select distinct * from u"),
     ],
 )
 def test_a_column_that_comes_with_other_rows_or_values_is_another_version(old: str, new: str) -> None:

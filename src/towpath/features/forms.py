@@ -207,7 +207,8 @@ def _same_rows(old: View, new: View) -> bool:
     if old.query.tree == new.query.tree:
         return True
     if old.query.tree.is_star and new.query.tree.is_star:
-        return _with_the_stars_of(old.query, old.query) == _with_the_stars_of(new.query, old.query)
+        plain, reduced = _with_the_stars_of(old.query, old.query), _with_the_stars_of(new.query, old.query)
+        return plain is not None and plain == reduced
     plain, reduced = _without(old.query, wanted), _without(new.query, wanted)
     if plain is not None and plain == reduced:
         return True
@@ -224,13 +225,31 @@ def _without(query: Query, wanted: Sequence[str]) -> "exp.Expr | None":
     from sqlglot import exp
 
     tree = query.tree.copy()
-    if not isinstance(tree, exp.Select) or tree.is_star or _projections_decide(tree):
+    by_name = any(each.args.get("by_name") for each in tree.find_all(exp.Union))
+    legs = _legs(tree)
+    if legs is None or any(leg.is_star or _projections_decide(leg) for leg in legs):
         return None
-    chosen = {each.alias_or_name: each for each in tree.selects}
-    if any(name not in chosen for name in wanted):
+    names = [each.alias_or_name for each in legs[0].selects]
+    if any(name not in names for name in wanted) or any(len(leg.selects) != len(names) for leg in legs):
         return None
-    tree.set("expressions", [chosen[name] for name in sorted(wanted)])
+    places = [names.index(name) for name in sorted(wanted)]
+    for leg in legs:
+        if by_name and [each.alias_or_name for each in leg.selects] != names:
+            return None
+        leg.set("expressions", [leg.selects[place] for place in places])
     return tree
+
+
+def _legs(tree: "exp.Expr") -> "list[exp.Select] | None":
+    """The SELECT, or those of a ``union all`` from left to right: of a union that drops rows, a column decides which."""
+    from sqlglot import exp
+
+    if isinstance(tree, exp.Select):
+        return [tree]
+    if not isinstance(tree, exp.Union) or tree.args.get("distinct"):
+        return None
+    left, right = _legs(tree.this), _legs(tree.expression)
+    return None if left is None or right is None else [*left, *right]
 
 
 def _with_the_stars_of(query: Query, old: Query) -> "exp.Expr | None":
