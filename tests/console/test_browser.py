@@ -1,8 +1,10 @@
 """The pages in a real browser, over a project that was really played."""
 
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +14,14 @@ from tests.conftest import missing
 from towpath.console import application
 from towpath.demo.story import STORY
 from towpath.platform import Platform
+from towpath.traffic import sla_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
-PAGES = ("/", "/models/demand", "/models/demnad")
+PAGES = ("/", "/models/demand", "/models/demnad", "/consumers")
 
 pytestmark = pytest.mark.slow
 
@@ -36,10 +39,14 @@ def browser() -> "Iterator[Browser]":
 
 
 @pytest.fixture(scope="module")
-def address(browser: "Browser", played: Path) -> Iterator[str]:
+def address(browser: "Browser", played: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import uvicorn
 
-    with Platform.open(played, variables={}) as platform, socket.socket() as listening:
+    folder = tmp_path_factory.mktemp("console") / "shop"
+    shutil.copytree(played, folder, symlinks=True)
+    with Platform.open(folder, variables={}) as platform, socket.socket() as listening:
+        for name, promised in (("ordering", "p99=0.01ms,availability=50%"), ("warehouse_north", "p99=20ms")):
+            platform.consumers.add(name, models=("demand",), sla=sla_of(promised), lifetime=timedelta(days=90))
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         app = application(platform.at(STORY.morning(9)))

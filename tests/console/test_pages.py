@@ -13,9 +13,11 @@ from towpath.console import application
 from towpath.errors import UnavailableError
 from towpath.fleet import FleetRow
 from towpath.monitors import Incident
+from towpath.platform.callers import ConsumerRow
 from towpath.platform.lifecycle import HistoryRow
 from towpath.registry.log import Kill
 from towpath.settings import ProjectSettings, Settings
+from towpath.traffic import Quota, Sla
 
 NOW = datetime(2026, 4, 22, 6, tzinfo=UTC)
 SETTINGS = Settings(project=ProjectSettings(name="shop", team="forecasting"))
@@ -99,10 +101,18 @@ class Watched:
     open: tuple[Incident, ...] = ()
     told: dict[str, Any] | None = None
     settings: Settings = SETTINGS
+    callers: tuple[ConsumerRow, ...] = ()
 
     @property
     def watch(self) -> "Watched":
         return self
+
+    @property
+    def consumers(self) -> "Watched":
+        return self
+
+    def list(self) -> tuple[ConsumerRow, ...]:
+        return self.callers
 
     def now(self) -> datetime:
         return NOW
@@ -137,6 +147,48 @@ def of(**changes: Any) -> FleetRow:
 
 def order(page: str, *names: str) -> list[str]:
     return sorted(names, key=lambda name: page.index(f'href="/models/{name}">'))
+
+
+def caller(name: str, *, kept: bool | None, sla: Sla | None = None) -> ConsumerRow:
+    return ConsumerRow(
+        name=name,
+        team="shop",
+        state="live",
+        scopes=("predict",),
+        models=(),
+        quota=Quota(),
+        sla=sla or Sla(p99_ms=20.0, availability_share=0.999),
+        keys=(),
+        last_seen_at=NOW,
+        requests=1_234,
+        rows=5_678,
+        p99_ms=34.56,
+        available_share=0.9912,
+        sla_kept=kept,
+        changed_at=NOW,
+        changed_by="ana",
+        change="added",
+    )
+
+
+def test_a_broken_promise_stands_first_with_what_was_promised_and_what_was_measured() -> None:
+    page = asked(
+        Watched(callers=(caller("a", kept=True), caller("z", kept=False), caller("c", kept=None))), "/consumers"
+    ).text
+    assert page.index(">z<") < page.index(">a<") < page.index(">c<")
+    for said in (
+        "1 promise is broken.",
+        "p99 20 ms, 99.9%",
+        "<span class=ill>34.6 ms</span>",
+        "<span class=ill>99.12%</span>",
+        "1,234",
+        "not called",
+        "all models",
+    ):
+        assert said in page
+    # and nobody is accused where nothing was promised, nor where nobody is there
+    assert "No promise is broken." in asked(Watched(callers=(caller("a", kept=None, sla=Sla()),)), "/consumers").text
+    assert "tow consumers add" in asked(Watched(), "/consumers").text
 
 
 def test_those_in_trouble_stand_first() -> None:

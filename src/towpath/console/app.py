@@ -30,7 +30,7 @@ _HEADERS = {
 
 
 def application(platform: "Platform") -> "Starlette":
-    """The console as an ASGI application: ``/`` is the fleet, ``/models/<name>`` one model.
+    """The console as an ASGI application: ``/`` is the fleet, ``/models/<name>`` one model, ``/consumers`` who calls.
 
     Args:
         platform: Whose fleet is shown; read only.
@@ -85,6 +85,14 @@ def application(platform: "Platform") -> "Starlette":
         name = request.path_params["name"]
         return await page("model.html", 200, lambda: platform.watch.page(name))
 
+    async def consumers(_request: "Request") -> "Response":
+        """GET /consumers: who may call, what was promised, and whether it was kept; the broken first."""
+        return await page(
+            "consumers.html",
+            200,
+            lambda: {"rows": sorted(platform.consumers.list(), key=lambda row: (row.sla_kept is not False, row.name))},
+        )
+
     async def health(_request: "Request") -> "Response":
         return PlainTextResponse("ok")
 
@@ -102,6 +110,7 @@ def application(platform: "Platform") -> "Starlette":
         routes=[
             Route("/", fleet),
             Route("/models/{name}", model),
+            Route("/consumers", consumers),
             Route("/health", health),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static"),
         ],
