@@ -171,7 +171,8 @@ class Running:
         self.journal = config.journal
         self.worker = Worker(config, Fixed(*deployments))
         self._up = threading.Event()
-        self._thread = threading.Thread(target=self.worker.run, args=(self._ready,))
+        # a test that fails before it closes it must not keep the whole run from ending
+        self._thread = threading.Thread(target=self.worker.run, args=(self._ready,), daemon=True)
         self._thread.start()
         assert self._up.wait(30)
         self.url = f"http://127.0.0.1:{self.ports.http}"
