@@ -206,6 +206,15 @@ def test_a_union_after_a_with_knows_its_columns_and_its_landing_table_is_nobodys
         assert platform.features.read(["clicks.x"], {"id": ["a"]})["clicks.x"].tolist() == [1.5]
         assert [one.source for one in platform.sources.list()] == ["history"]
         assert platform.features.plan("clicks")[0].ill_sources == ()
+    # a column in both legs keeps the version and its rows, and both commands say the same of it
+    wider = WITH.replace("landed_at, x, note from daily", "landed_at, x, note, 1.5 as one from daily")
+    wider = wider.replace("x, note from landing", "x, note, cast(one as double) as one from landing")
+    (tmp_path / "features" / "clicks.sql").write_text(wider)
+    with opened(tmp_path, at(6)) as platform:
+        assert platform.features.plan("clicks")[0].change == "added 'one'"
+        assert platform.features.read(["clicks.x"], {"id": ["a"]})["clicks.x"].tolist() == [1.5]
+        told = platform.features.diff("clicks", 1, "working")
+        assert (told.added, told.computation) == (("one",), "")
 
 
 ALONE = """/* ---

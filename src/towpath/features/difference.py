@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from towpath.features.due import beginning
-from towpath.features.forms import change
+from towpath.features.forms import Change, change
 from towpath.features.keys import family
 from towpath.features.views import View
 from towpath.warehouse.engine import Engine
@@ -96,6 +96,7 @@ def difference(
     *,
     moments: tuple[datetime, datetime],
     names: tuple[str, str],
+    told: Change | None = None,
     memory_mib: int = 1_024,
     threads: int = 2,
 ) -> Difference:
@@ -110,6 +111,7 @@ def difference(
         warehouse: Runs the SQL of both.
         moments: When the rows of each were the newest known.
         names: What the two are called.
+        told: What their files tell apart, where the SQL that runs is not that of the files; read off `a` and `b` unless given.
         memory_mib: The most that the comparison may use before it spills.
         threads: Of the comparison.
 
@@ -117,7 +119,7 @@ def difference(
         ProjectError: The warehouse refuses the SQL of one of them, as it may for a form whose tables are no more.
         ResourceError: There is no room on the disk for both sides.
     """
-    told = change(a, b)
+    told = told or change(a, b)
     shared = [name for name in a.features if name in b.features]
     engine = Engine(memory_mib, threads)
     try:

@@ -41,13 +41,13 @@ def diff(platform: "Platform", name: str, a: str | int | datetime, b: str | int 
     if not forms and not _is_known(platform, name):
         platform.features.view(name)  # says what is near
     (called_a, at_a), (called_b, at_b) = (_called(platform, side) for side in (a, b))
-    sides = (_form(platform, name, forms, called) for called in (called_a, called_b))
-    before, after = (on_own_landing(platform, side) for side in sides)
+    before, after = (_form(platform, name, forms, called) for called in (called_a, called_b))
     settings = platform.settings.warehouse
     return room.difference(
-        before,
-        after,
+        on_own_landing(platform, before),
+        on_own_landing(platform, after),
         platform.warehouse,
+        told=room.change(before, after),
         moments=(at_a, at_b),
         names=(_text(a), _text(b)),
         memory_mib=settings.memory_mib,
