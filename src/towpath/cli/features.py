@@ -13,7 +13,7 @@ from towpath.types import utc
 
 if TYPE_CHECKING:
     from towpath.features import Difference
-    from towpath.platform.features import ViewRow
+    from towpath.platform.listed import ViewRow
     from towpath.platform.viewed import FeatureShown
 
 

@@ -1,60 +1,31 @@
 """Feature views of a project: training sets, the online table, reads, publishing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-import msgspec
-
-from towpath.errors import InputError, ProjectError, UnknownError, nearest
-from towpath.features.builds import build_state
-from towpath.features.keys import key_column, key_part
-from towpath.platform import evolution, on_demand, shown
+from towpath.errors import InputError, UnknownError, nearest
+from towpath.platform import evolution, listed, shown
+from towpath.platform.online_reads import OnlineReads
 from towpath.sql import Query
-from towpath.types import duration, micros
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from towpath.features import Built, Difference, OnlineReader, Split, TrainingSetManifest, View
+    from towpath.features import Built, Difference, Split, TrainingSetManifest, View
     from towpath.models.manifest import FeatureLock
     from towpath.platform.building import Building
     from towpath.platform.evolution import PlanRow, Pruned
+    from towpath.platform.listed import ViewRow
     from towpath.platform.opened import Platform
     from towpath.platform.skew import Skew
     from towpath.platform.viewed import Viewed
-    from towpath.project import Project
     from towpath.project.on_demand import OnDemandFile
     from towpath.serving.push import PushAnswer
 
-__all__ = ["Features", "ViewRow"]
-
-_FOREVER_US = 2**62
-
-
-class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of ``tow features``."""
-
-    view: str
-    entity: tuple[str, ...]
-    features: tuple[str, ...]
-    ttl: str | None
-    known_at: bool
-    """Whether it declares when rows land."""
-    online_rows: int
-    used_by: tuple[str, ...]
-    published: bool
-    newest_event_time: datetime | None = None
-    """Of the rows that builds brought online."""
-    built_at: datetime | None = None
-    """When the last build was done."""
-    state: str = ""
-    """``built``; ``not built``; ``changed since its build``; ``expired``: its newest row is older than the ttl; ``never online``;
-    ``broken``: the engine refuses its SQL, and what was built of it is read on."""
-    error: str = ""
-    """What the engine says of a broken one."""
+__all__ = ["Features"]
 
 
 class Features:
@@ -63,93 +34,24 @@ class Features:
     def __init__(self, platform: "Platform") -> None:
         self._platform = platform
         self._described: dict[str, View] = {}
-        self._readers: dict[tuple[str, ...], OnlineReader] = {}
+        self._online = OnlineReads(platform)
         self._borrowed: dict[str, OnDemandFile | None] = {}
 
     def __repr__(self) -> str:
-        return shown.or_the_fault(lambda: shown.as_text(self._title(), self._shown()))
+        return shown.or_the_fault(lambda: shown.as_text(self._title(), listed.as_files_say(self._platform.project)))
 
     def _repr_html_(self) -> str:
-        return shown.or_the_fault(lambda: shown.as_html(self._title(), self._shown()), html=True)
+        return shown.or_the_fault(
+            lambda: shown.as_html(self._title(), listed.as_files_say(self._platform.project)), html=True
+        )
 
     def _title(self) -> str:
         count = len(self._platform.project.views)
         return f"{count} feature view{'' if count == 1 else 's'} of {self._platform.settings.project.name}"
 
-    def _shown(self) -> "list[dict[str, object]]":
-        """As the files say; the engine is not asked."""
-        project = self._platform.project
-        shown: list[dict[str, object]] = [
-            {
-                "view": name,
-                "entity": view.header.keys,
-                "event time": view.header.event_time,
-                "known at": view.header.created_time,
-                "ttl": view.header.ttl,
-                "used by": _users(project, name),
-            }
-            for name, view in project.views.items()
-        ]
-        nothing = dict.fromkeys(("entity", "event time", "known at", "ttl"))
-        return [
-            *shown,
-            *({"view": name, **nothing, "used by": _users(project, name)} for name in project.on_demand),
-        ]
-
     def list(self) -> "list[ViewRow]":
         """One row for each view of the project, with the models that read it."""
-        from towpath.features import rows_table
-        from towpath.platform import viewed
-
-        project = self._platform.project
-        online = self._platform.online
-        rows: list[ViewRow] = []
-        for name in project.views:
-            try:
-                view = self.view(name)
-            except ProjectError as error:
-                rows.append(self._broken(name, error))
-                continue
-            rows.append(
-                ViewRow(
-                    view=name,
-                    entity=view.header.keys,
-                    features=tuple(view.features),
-                    ttl=view.header.ttl,
-                    known_at=view.header.created_time is not None,
-                    online_rows=online.count(rows_table(online, view.table)),
-                    used_by=_users(project, name),
-                    published=view.header.publish,
-                    **viewed.standing(self._platform, view),
-                )
-            )
-        return [*rows, *(_on_demand_row(project, name) for name in project.on_demand)]
-
-    def _broken(self, name: str, error: ProjectError) -> ViewRow:
-        """A view whose SQL the engine refuses, with what its last form left online."""
-        from towpath import features
-        from towpath.platform import viewed
-
-        project, online, header = (
-            self._platform.project,
-            self._platform.online,
-            self._platform.project.views[name].header,
-        )
-        forms = features.recorded(self._platform.objects, self._platform.settings.project.name, name)
-        before = features.view_of_form(forms[-1]) if forms else None
-        standing = viewed.standing(self._platform, before) if before else {}
-        standing |= {"state": "broken", "error": "; ".join([error.what, *error.problems])}
-        return ViewRow(
-            view=name,
-            entity=header.keys,
-            features=(),
-            ttl=header.ttl,
-            known_at=header.created_time is not None,
-            online_rows=online.count(features.rows_table(online, before.table)) if before else 0,
-            used_by=_users(project, name),
-            published=header.publish,
-            **standing,
-        )
+        return listed.rows(self._platform)
 
     def __getitem__(self, name: str) -> "Viewed":
         """One view of the project to look at: its columns, what they are made of, who reads it.
@@ -458,52 +360,7 @@ class Features:
         Raises:
             InputError: The key has another number of parts than the view's entity.
         """
-        if self.on_demand(view) is not None:
-            return on_demand.get(self._platform, view, key, inputs or {})
-        if inputs:
-            raise InputError(f"'{view}' reads no column of the request.", mend="leave --input out")
-        described = self.view(view)
-        if len(key) != len(described.header.keys):
-            raise InputError(
-                f"'{view}' is keyed by {', '.join(described.header.keys)}; {len(key)} part(s) were given.",
-                mend="--key once for each column, in that order",
-            )
-        from towpath.platform.answering import age_text
-
-        for name, part, kind in zip(described.header.keys, key, described.key_types or (), strict=False):
-            if key_part(part, kind) is None:
-                raise InputError(f"The key '{name}' is {part!r}, which is no {kind}.", described.place(name))
-        keys = {name: [part] for name, part in zip(described.header.keys, key, strict=True)}
-        now_us = micros(self._platform.now())
-        found = self._reader([f"{view}.*"]).read(keys, 1, now_us)
-        event_us = next(iter(found.event_us.values())).item()
-        gone = "no row for this key"
-        if event_us < 0 and build_state(self._platform.online, described.table) is None:
-            never = f"it is never online: online = false in {described.place('online')}"
-            gone = f"nothing of it is online yet: tow features build {view}" if described.header.online else never
-        hidden = event_us < 0 and (event_us := self._event_whatever_its_age(view, keys)) >= 0
-        if hidden:
-            ttl = described.header.ttl
-            old = ttl is not None and now_us - event_us > duration(ttl) / timedelta(microseconds=1)
-            gone = (
-                f"expired: older than the ttl of {ttl}" if old else "its row became known later than the moment asked"
-            )
-        event = None if event_us < 0 else datetime.fromtimestamp(event_us / 1e6, tz=UTC)
-        return {
-            **{name: _plain(values) for name, values in found.columns.items()},
-            "event_time": event,
-            "age": age_text(now_us, event_us),
-            "missing": dict.fromkeys(found.missing[0], gone if event is None or hidden else "null in the row"),
-        }
-
-    def _event_whatever_its_age(self, view: str, keys: Mapping[str, Sequence[object]]) -> int:
-        from towpath.features import OnlineReader
-
-        ageless = [msgspec.structs.replace(kept, ttl_us=None) for kept in self.locks([f"{view}.*"])]
-        found = OnlineReader(self._platform.online, ageless, self._platform.settings.project.name).read(
-            keys, 1, _FOREVER_US
-        )
-        return next(iter(found.event_us.values())).item()
+        return self._online.get(view, key, inputs or {})
 
     def read(
         self,
@@ -523,34 +380,7 @@ class Features:
             InputError: Two columns are of different lengths, or are none; a view's key is not among them; or nothing that was
                 asked for reads an input.
         """
-        columns, count = _broadcast(keys)
-        reader = self._readers.get(tuple(features))
-        if reader is None:
-            asked = self.split(features)
-            if asked.files:
-                return self._computed(asked, keys, inputs or {})
-            reader = self._reader(features)
-        if not reader.keys <= keys.keys():
-            raise _without_key(reader.keys, keys)
-        if inputs:
-            raise InputError(f"No feature that was asked for reads '{next(iter(inputs))}'.", mend="leave inputs out")
-        return reader.columns(columns, count, micros(self._platform.now()))
-
-    def _computed(
-        self, asked: "Split", keys: Mapping[str, object], inputs: Mapping[str, object]
-    ) -> "dict[str, np.ndarray]":
-        """Of a read that asks for on-demand features too."""
-        wanted = frozenset(key for view in self.views_of(asked.features).values() for key in view.header.keys)
-        if not wanted <= keys.keys():
-            raise _without_key(wanted, keys)
-        given = {name: f"input {name}" for name in inputs}
-        columns, _ = _broadcast({**keys, **{called: inputs[name] for name, called in given.items()}})
-        return on_demand.read(
-            self._platform,
-            asked,
-            {name: columns[name] for name in keys},
-            {name: columns[called] for name, called in given.items()},
-        )
+        return self._online.read(features, keys, inputs or {})
 
     def skew(
         self,
@@ -608,16 +438,6 @@ class Features:
 
         return push.push(self._platform, self.view(view), rows)
 
-    def _reader(self, features: Sequence[str]) -> "OnlineReader":
-        """Made once for a list of features: sorting them by view took as long as reading them."""
-        from towpath.features import OnlineReader
-
-        asked = tuple(features)
-        if asked not in self._readers:
-            own = self._platform.settings.project.name
-            self._readers[asked] = OnlineReader(self._platform.online, self.locks(asked), own)
-        return self._readers[asked]
-
     def record(self, names: Sequence[str]) -> None:
         """Write down the forms of the views that some features belong to, so that what is trained on them finds its table."""
         for called, view in self.views_of(self.split(names).features).items():
@@ -630,7 +450,7 @@ class Features:
 
         recorded = features.record(self._platform.objects, view, by=self._platform.who, clock=self._platform.clock)
         self._described[view.name] = recorded
-        self._readers.clear()  # they would look a second longer where the rows were before
+        self._online.forget()
         return recorded
 
     def read_by(self, name: str) -> tuple[str, ...]:
@@ -641,7 +461,10 @@ class Features:
             for one in project.on_demand
             if name in {read.partition(".")[0] for read in self.split([f"{one}.*"]).features}
         ]
-        return (*(f"on-demand '{one}'" for one in functions), *(f"model '{one}'" for one in _users(project, name)))
+        return (
+            *(f"on-demand '{one}'" for one in functions),
+            *(f"model '{one}'" for one in listed.users(project, name)),
+        )
 
     def publish(self, view: "View") -> None:
         """Let other projects of the fleet read a view as it stands."""
@@ -663,61 +486,3 @@ class Features:
         project, _, view = name.partition("/")
         published = claims.published_view(self._platform.objects, project, view)
         return features.view_of_lock(published.lock)
-
-
-def _plain(values: "np.ndarray") -> object:
-    """The first value as Python has it; what is no number is none."""
-    (value,) = values[:1].tolist()
-    return None if value != value else value  # noqa: PLR0124 - NaN and NaT
-
-
-def _broadcast(keys: Mapping[str, object]) -> tuple[Mapping[str, Sequence[object]], int]:
-    """Key columns of one length, and that length: one value stands for all rows."""
-    if len(keys) == 1:
-        (only,) = keys.values()
-        if type(only) is list:
-            return cast("dict[str, Sequence[object]]", keys), len(cast("Sequence[object]", only))
-    given = {name: key_column(name, value) for name, value in keys.items()}
-    single = {name: value for name, (alone, value) in given.items() if alone}
-    columns = {name: cast("Sequence[object]", value) for name, (alone, value) in given.items() if not alone}
-    lengths = {len(column) for column in columns.values()}
-    if len(lengths) > 1:
-        said = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
-        raise InputError(f"Key columns are of different lengths: {said}.", mend="one value a row, or one for all rows")
-    count = lengths.pop() if lengths else 1
-    return {name: [single[name]] * count if name in single else columns[name] for name in keys}, count
-
-
-def _without_key(wanted: frozenset[str], keys: Mapping[str, object]) -> InputError:
-    """A server reads such a view as one without rows; a person has misspelt its key."""
-    missing = min(wanted - keys.keys())
-    spare = sorted(keys.keys() - wanted)
-    return InputError(
-        f"The key '{missing}' is not among the keys{f', which have {spare[0]!r}' if spare else ''}.",
-        mend=f"give {{'{missing}': [...]}}, one value a row",
-    )
-
-
-def _users(project: "Project", view: str) -> tuple[str, ...]:
-    """The models of the project that read a view, themselves or through on-demand features."""
-    from towpath.features import split
-
-    def read(features: Sequence[str]) -> set[str]:
-        asked = split(features, project.on_demand)
-        return {name.split(".")[0] for name in asked.features} | {file.name for file in asked.files}
-
-    return tuple(name for name, model in project.models.items() if view in read(model.declaration.features))
-
-
-def _on_demand_row(project: "Project", name: str) -> ViewRow:
-    """An on-demand file, which has neither keys nor rows of its own."""
-    return ViewRow(
-        view=name,
-        entity=(),
-        features=tuple(project.on_demand[name].header.outputs),
-        ttl=None,
-        known_at=False,
-        online_rows=0,
-        used_by=_users(project, name),
-        published=project.on_demand[name].header.publish,
-    )
