@@ -6,6 +6,7 @@ import json
 import queue
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from test_server import eventually
 from tritonclient.utils import InferenceServerException
 
 from towpath.models.manifest import Field, Signature
-from towpath.project.declarations import FallbackDeclaration, OutputDeclaration
+from towpath.project.declarations import FallbackDeclaration, OutputDeclaration, ServingDeclaration
 from towpath.serving import oip
 from towpath.serving.served import Served
 
@@ -352,6 +353,58 @@ def test_streams_that_are_cancelled_or_broken_leave_nothing_behind(server: Runni
     assert not whole.error_message
     channel.close()
     eventually(lambda: tasks() <= before)
+
+
+def test_streams_of_one_connection_do_not_wait_for_each_other_and_callers_that_leave_do_not_make_a_model_hang(
+    tmp_path: Path,
+) -> None:
+    # given a model that waits until it may go on where it is asked for a one
+    go_on = threading.Event()
+
+    def waiting(columns: Any) -> dict[str, Any]:
+        if columns["a"][0] == 1.0:
+            go_on.wait(10)
+        return {"prediction": columns["a"]}
+
+    served = Served(a_manifest(serving=ServingDeclaration(timeout_ms=5_000)), PlainModel(predict=waiting, inline=False))
+    running = Running(tmp_path, deployed(served))
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{running.ports.grpc}") as channel:
+            call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+
+            def asked(*values: float) -> Iterator[bytes]:
+                for value in values:
+                    request = triton_grpc.service_pb2.ModelInferRequest(model_name="demand", id=str(value))
+                    request.inputs.add(name="x", datatype="FP64", shape=[1, 2]).contents.fp64_contents.extend(
+                        [value] * 2
+                    )
+                    yield request.SerializeToString()
+
+            def ids(answers: Any) -> list[str]:
+                read = triton_grpc.service_pb2.ModelStreamInferResponse.FromString
+                return [read(one).infer_response.id for one in answers]
+
+            held = call(asked(1.0, 2.0, 3.0))
+            eventually(lambda: served.lane._running_rows == 1)
+            # then streams beside it are answered in their order, while it waits
+            beside = [call(asked(*(10.0 + n for n in range(20)))) for _ in range(4)]
+            assert [ids(one) for one in beside] == [[str(10.0 + n) for n in range(20)]] * 4
+            assert not go_on.is_set()
+            # and when more callers leave in the middle of a call than there may be threads that hang
+            lane = served.lane
+            for number in range(12):
+                left = call(asked(1.0))
+                eventually(lambda n=number: lane.waiting_rows + lane._running_rows + lane.abandoned == n + 2)
+                left.cancel()
+            assert not lane.stuck
+            go_on.set()
+            # then nothing of theirs is left, and the model answers as before
+            assert ids(held) == ["1.0", "2.0", "3.0"]
+            assert ids(call(asked(4.0))) == ["4.0"]
+            eventually(lambda: lane._running_rows == lane.waiting_rows == lane.abandoned == 0)
+    finally:
+        go_on.set()
+        running.close()
 
 
 def test_a_server_that_ends_lets_open_streams_go(tmp_path: Path) -> None:

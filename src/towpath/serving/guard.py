@@ -106,10 +106,14 @@ class Call:
         timer = None if left == float("inf") else loop.call_later(max(0.0, left), self.wake)
         try:
             await self._future
+        except BaseException:
+            # the caller left, which says nothing about the model: its thread hangs only if it misses the deadline
+            if self.settle(Outcome(None, "slow")) and timer is not None:
+                loop.call_later(max(0.0, self.deadline - time.perf_counter()), self.lane.leave_behind, self)
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
-            self.give_up()
         return self.give_up()
 
     def finish(self, outcome: Outcome) -> bool:
