@@ -255,3 +255,26 @@ def test_rows_pushed_under_each_form_are_built_for_the_forms_that_they_fit(
             assert read(platform, newer, feature) == [now] * 2
             assert read(platform, older, "clicks.x") == [then] * 2
             platform.features.build(full=full)
+
+
+def test_pushed_rows_of_the_fuller_form_are_built_where_the_file_went_back_to_fewer_columns(tmp_path: Path) -> None:
+    story = Story(tmp_path, f"lmdb://{tmp_path}/online")
+    # given a champion on a form with a column more than the first one
+    story.say(history="note", pushed="note")
+    with story.opened() as platform:
+        platform.features.build()
+    story.say(history="note, x", pushed="note, x")
+    with story.opened() as platform:
+        assert platform.features.view("clicks").number == 2
+        platform.features.build()
+        fuller = story.promote(platform)
+        now = platform.now().isoformat()
+        assert platform.features.push("clicks", [{"id": "a", "event": now, "x": 3.0, "note": "p"}]).accepted == 1
+    # when the file is the first one again
+    story.say(history="note", pushed="note")
+    with story.opened() as platform:
+        assert platform.features.view("clicks").number == 1
+        platform.features.build(full=True)
+        assert read(platform, fuller, "clicks.x") == [[3.0, 2.0, None]] * 2
+        fewer = platform.features.locks(["clicks.note"])
+        assert read(platform, fewer, "clicks.note") == [["p", None, None]] * 2
