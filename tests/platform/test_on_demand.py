@@ -204,6 +204,10 @@ def test_an_online_read_computes_them_too(platform: Platform) -> None:
     got = platform.features.get("promotion", ["item_01"], inputs={"offered_eur": 1.0})
     assert got["promotion.share"] == found["promotion.share"][0]
     assert got["missing"] == {}
+    lacking = platform.features.get("promotion", ["nobody"])
+    assert (
+        lacking["missing"]["promotion.share"] == "the function gave none, without item_sales.price_eur and offered_eur"
+    )
     # and one value stands for all rows, of a key as of an input
     alike = platform.features.read(["promotion.share"], {"item_id": "item_01"}, inputs={"offered_eur": [1.0, 1.0]})
     assert alike["promotion.share"].tolist() == [found["promotion.share"][0]] * 2

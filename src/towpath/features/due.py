@@ -67,6 +67,8 @@ def due(
         return Due(work="everything", because="it was never built")
     if state.as_of is None:
         return Due(work="everything", because="only single intervals were built so far")
+    if view.number < state.number:
+        return Due(work="everything", because="its file says an earlier form again")
     if state.number != view.number:
         return Due(work="everything", because="columns were added, and old rows do not have them")
     unchanged = snapshot is not None and snapshot == state.snapshot

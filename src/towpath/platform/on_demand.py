@@ -10,6 +10,7 @@ import numpy as np
 from towpath import features as room
 from towpath.errors import InputError, nearest
 from towpath.features.on_demand import MOMENT, gaps
+from towpath.project.on_demand import TIME, is_feature
 from towpath.types import micros
 
 if TYPE_CHECKING:
@@ -129,10 +130,20 @@ def get(platform: "Platform", name: str, key: Sequence[object], inputs: Mapping[
             mend="--key once for each column, in that order",
         )
     given = {part: [value] for part, value in zip(entity, key, strict=True)}
-    columns = read(platform, asked, given, {part: [value] for part, value in inputs.items()})
+    both = platform.features.split([f"{name}.*", *asked.features])
+    found = read(platform, both, given, {part: [value] for part, value in inputs.items()})
+    columns = {each: values for each, values in found.items() if each.startswith(f"{name}.")}
     missing = [each for each, values in columns.items() if gaps(values)[0]]
     values = {each: None if each in missing else values.tolist()[0] for each, values in columns.items()}
-    return {**values, "event_time": None, "age": "now", "missing": dict.fromkeys(missing, "the function gave none")}
+    without = [each for each in asked.features if each in found and gaps(found[each])[0]]
+    without += [
+        part
+        for file in asked.files
+        for part, one in file.header.inputs.items()
+        if one.type != TIME and not is_feature(one.type) and inputs.get(part) is None
+    ]
+    why = f"the function gave none{', without ' if without else ''}{' and '.join(dict.fromkeys(without))}"
+    return {**values, "event_time": None, "age": "now", "missing": dict.fromkeys(missing, why)}
 
 
 def input_of(platform: "Platform", view: str, said: str) -> tuple[str, object]:
