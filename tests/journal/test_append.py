@@ -333,3 +333,25 @@ def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UnavailableError, match="journal folder"):
         Journal(tmp_path / "file" / "journal", server="one", clock=CLOCK)
+
+
+def test_a_process_without_free_files_syncs_later_and_keeps_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, synced = threading.Event(), threading.Event()
+    monkeypatch.setattr("towpath.journal.append.os.fdatasync", lambda _: synced.set())
+
+    def none_free(_: int) -> int:
+        asked.set()
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as full:
+        full.setattr("towpath.journal.append.os.dup", none_free)
+        journal = Journal(tmp_path, server="one", clock=CLOCK, roll_s=60)
+        assert journal.append(record(1))
+        assert asked.wait(10)
+        assert not synced.is_set()
+    assert synced.wait(10)
+    assert journal.append(record(2))
+    journal.close()
+    assert written(tmp_path) == ["p1", "p2"]

@@ -2,9 +2,11 @@
 
 import gc
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import httpx
 import pytest
 import tritonclient.grpc
 from serving_stand import PlainModel, Running, a_manifest, deployed
+from test_server import eventually
 from tritonclient.utils import InferenceServerException
 
 from towpath.serving.served import Served
@@ -305,3 +308,82 @@ def test_a_grpc_caller_that_pings_all_the_time_is_let_go(server: Running) -> Non
                 break
             time.sleep(0.01)
         assert b"too_many_pings" in all_of(connection)
+
+
+FEW_FILES = """
+import logging, resource, sys, tempfile
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from serving_stand import PlainModel, Running, a_manifest, deployed
+from towpath.serving.served import Served
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+logging.basicConfig(level="WARNING")
+running = Running(Path(tempfile.mkdtemp()), deployed(Served(a_manifest(), PlainModel())))
+print(running.ports.http, running.ports.grpc, flush=True)
+sys.stdin.readline()
+import os
+held = []
+while True:
+    try:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        break
+print("full", flush=True)
+sys.stdin.readline()
+for one in held:
+    os.close(one)
+print("free", flush=True)
+sys.stdin.readline()
+running.close()
+"""
+
+
+def _refused(url: str) -> str:
+    """Why readiness is refused to a new caller; empty where the connection was cut, as it is among very many."""
+    with suppress(httpx.TransportError):
+        told = httpx.get(f"{url}/health/ready")
+        return told.json().get("code", "") if told.status_code == 503 else "ready"
+    return ""
+
+
+def test_a_server_that_may_open_few_files_refuses_in_words_and_recovers() -> None:
+    command = [sys.executable, "-c", FEW_FILES, str(Path(__file__).parent)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+
+        def goes_on(said: str) -> None:
+            child.stdin.write("\n")  # pyright: ignore[reportOptionalMemberAccess]
+            child.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
+            assert child.stdout.readline() == said  # pyright: ignore[reportOptionalMemberAccess]
+
+        http, grpc = map(int, child.stdout.readline().split())
+        url = f"http://127.0.0.1:{http}"
+        with httpx.Client(base_url=url) as kept, ExitStack() as many:
+            assert kept.get("/health/ready").status_code == 200
+            # given more connections than it may have files
+            for port in [http, grpc] * 60:
+                many.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            # then who was there before is served, and who comes is told why
+            assert kept.post("/predict/demand", content=GOOD).status_code == 200
+            eventually(lambda: _refused(url) == "overloaded")
+            many.close()
+            # and where something else took the files, readiness says so until they are back
+            goes_on("full\n")
+            assert (kept.get("/health/ready").status_code, kept.get("/health").json()["status"]) == (
+                503,
+                "no file can be opened",
+            )
+            assert kept.post("/predict/demand", content=GOOD).status_code == 200
+            goes_on("free\n")
+            assert kept.get("/health/ready").status_code == 200
+        assert httpx.post(f"{url}/predict/demand", content=GOOD).status_code == 200
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.wait(20) == 0
+        said = child.stderr.read()
+        assert "this process may open 64 files" in said
+        assert "Traceback" not in said

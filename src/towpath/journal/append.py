@@ -99,6 +99,7 @@ class Journal:
         self._used_bytes = _used_bytes(folder)
         self._reopen_at = 0.0
         self._dropping_because = ""
+        self._unsynced = False
         self._refused = False
         self._dirty = False
         self._closed = False
@@ -314,9 +315,17 @@ class Journal:
 
     def _sync(self) -> None:
         with self._lock:
+            try:
+                active = None if self._file is None else os.dup(self._file.descriptor)
+            except OSError as error:  # no descriptor is free: the next turn tries again, and the records stay written
+                if not self._unsynced:
+                    _log.warning("journal: '%s' is not synced for now: %s", self.folder, error.strerror)
+                self._unsynced = True
+                self._wake.set()
+                return
+            self._unsynced = False
             retired, self._retired = self._retired, []
             self._dirty = False
-            active = None if self._file is None else os.dup(self._file.descriptor)
         try:
             if active is not None:
                 os.fdatasync(active)

@@ -23,6 +23,7 @@ from towpath.serving.access import access_log
 from towpath.serving.deployment import Deployments
 from towpath.serving.heap import Heap
 from towpath.serving.http import App
+from towpath.serving.limits import can_open, within_files
 from towpath.serving.manage import Manager, ManagerDoor
 from towpath.serving.metrics import Meter
 from towpath.serving.push import Pusher
@@ -109,7 +110,7 @@ class Worker:
 
     def __init__(self, config: WorkerConfig, deployments: Deployments | None = None) -> None:
         self._config = config
-        self._settings = config.settings
+        self._settings = within_files(config.settings)
         self._following: StoreDeployments | None = None
         self._objects = Objects(config.objects_url, config.folder) if config.objects_url else None
         # without a store, and so without consumers, everybody on loopback is the consumer `local`
@@ -154,8 +155,8 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether callers should come: proven, not draining, no model hangs in all of its threads, and one of them can answer."""
-        return self._proven and not self._draining and not self._stuck and self._able
+        """Whether callers should come: proven, not draining, no model hangs in all of its threads, one can answer, files can be opened."""
+        return self._proven and not self._draining and not self._stuck and self._able and can_open()
 
     @property
     def _door(self) -> ManagerDoor:
@@ -180,6 +181,8 @@ class Worker:
         state = "draining" if self._draining else "stuck" if self._stuck else "ready" if self._proven else "starting"
         if state == "ready" and not self._able:
             state = "no model can answer"
+        if state == "ready" and not can_open():
+            state = "no file can be opened"
         models = {
             name: {
                 "ready": one.ready,
