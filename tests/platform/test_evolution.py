@@ -5,6 +5,7 @@ import shutil
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +19,8 @@ from towpath.errors import InputError, ProjectError, UnknownError
 from towpath.features import OnlineReader
 from towpath.features.builds import build_state
 from towpath.platform import Platform
+from towpath.platform.judging import others_answers
+from towpath.registry import versions
 from towpath.sql import Query
 from towpath.types import micros
 
@@ -54,6 +57,36 @@ def served(platform: Platform) -> dict[str, list[object]]:
     found = OnlineReader(platform.online, locks, manifest.project).read({"item_id": [item(platform)]}, 1, micros(NOW))
     assert found.missing == [()]
     return {name: column.tolist() for name, column in found.columns.items()}
+
+
+def test_the_champion_is_compared_as_it_was_trained_when_the_view_means_something_else_now(shop: Path) -> None:
+    cache = shop / ".towpath" / "cache" / "versions"
+    with opened(shop) as platform:
+        demand = platform.models["demand"]
+        manifest = demand.manifest(1)
+        holdout = pq.read_table(versions.fetch(platform.objects, manifest, cache) / "holdout.parquet")
+        before = others_answers(demand, 1, cache, holdout, manifest)
+    names = ["prices.price_eur", "prices.price_to_mean_28d", "prices.discount_share_28d"]
+    share = names[-1]
+    # given a view that says a share in percent now, by the same name; and then one that has no price any more
+    for old, new in (
+        ("avg(1 - price_eur / nullif(list_price_eur, 0))", "avg(100 - 100 * price_eur / nullif(list_price_eur, 0))"),
+        ("    price_eur,\n", ""),
+    ):
+        change(shop, old, new)
+        names = names if new else names[1:]
+        with opened(shop) as platform:
+            locks = platform.features.locks(["sales_windows.*", "prices.*", "calendar.*"])
+            asked = holdout.select([name for name in holdout.column_names if not name.startswith("prices.")])
+            spine = asked.select([name for name in asked.column_names if "." not in name])
+            now = platform.features.training_set(spine, ["prices.*"], keys=["item_id"], time=manifest.time or "")
+            for name in names:
+                asked = asked.append_column(name, now.column(name))
+            assert pc.max(asked.column(share)).as_py() > 10 * pc.max(holdout.column(share)).as_py() > 0
+            # then a candidate of the new form is compared with what the champion says to the rows as it knows them
+            candidate = msgspec.structs.replace(manifest, features=locks)
+            after = others_answers(platform.models["demand"], 1, cache, asked, candidate)
+        np.testing.assert_allclose(after, before)
 
 
 def test_a_new_column_keeps_the_table_and_old_readers_read_on(shop: Path) -> None:

@@ -18,6 +18,7 @@ from towpath.gate.judge import Evidence, judge
 from towpath.gate.output import OutputCheck, check_output
 from towpath.gate.scores import Scores
 from towpath.gate.verdict import Footprint, Verdict
+from towpath.platform.own_landing import on_own_landing
 from towpath.platform.replayed import Replay
 from towpath.types import micros
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from towpath.platform.lifecycle import ModelHandle
     from towpath.project import MetricFile
 
-__all__ = ["judge_version"]
+__all__ = ["judge_version", "others_answers"]
 
 
 class _Candidate:
@@ -82,13 +83,13 @@ def _judged(handle: "ModelHandle", candidate: _Candidate, cache: Path) -> Verdic
     answers = candidate.answers(columns)
     given: dict[str, NDArray[Any] | None] = {"candidate": answers, "champion": None}
     if against is not None and against != version:
-        given["champion"] = _others_answers(handle, against, cache, holdout, manifest)
+        given["champion"] = others_answers(handle, against, cache, holdout, manifest)
 
     def others(model: str, number: int | None) -> "NDArray[Any] | None":
         asked = handle if model == handle.name else platform.models[model]
         standing = asked.current()
         number = number if number is not None else standing.state.champion if standing else None
-        return None if number is None else _others_answers(asked, number, cache, holdout, manifest)
+        return None if number is None else others_answers(asked, number, cache, holdout, manifest)
 
     replayed = Replay(handle, candidate.model, manifest, holdout, answers, given["champion"], others)
     checks, given["fallback"] = replayed.chain(columns)
@@ -125,12 +126,24 @@ def _checked(answers: "NDArray[Any]", manifest: "Manifest") -> OutputCheck:
     return check_output(answers, manifest.output)
 
 
-def _others_answers(
+def others_answers(
     handle: "ModelHandle", version: int, cache: Path, holdout: "pa.Table", candidate: "Manifest"
 ) -> "NDArray[Any]":
-    """The champion, or whoever a chain names, on the same rows; what the candidate does not read is looked up as of each row's moment.
+    """The champion, or whoever a chain names, on the same rows, each fed as it was trained.
 
-    On-demand features that the candidate computes by the same code stay; all others are its own to compute.
+    A feature that the candidate does not read, or reads of another form of its view, is looked up as of each row's moment, in
+    the form that the other was trained on. On-demand features that the candidate computes by the same code stay; all others
+    are its own to compute.
+
+    Args:
+        handle: Whose version.
+        version: Its number.
+        cache: Folder for the files of versions.
+        holdout: Keys, times, labels and the candidate's features.
+        candidate: Who is judged.
+
+    Returns:
+        One answer a row, as the model gives it.
     """
     with closing(_Candidate(handle, version, cache)) as champion:
         return _answers_of(handle, champion, holdout, candidate)
@@ -141,22 +154,27 @@ def _answers_of(
 ) -> "NDArray[Any]":
     from towpath.models import columns_of, load_on_demand
 
-    manifest = champion.manifest
+    manifest, platform = champion.manifest, handle.platform
     names = [field.name for field in manifest.signature.inputs]
     same = {lock.digest for lock in candidate.on_demand}
+    forms = {(lock.project, lock.view): lock.fingerprint for lock in candidate.features}
     computed = {f"{k.view}.{column.name}" for k in manifest.on_demand for column in k.columns}
     if manifest.on_demand and not all(lock.digest in same for lock in manifest.on_demand):
         holdout = holdout.drop_columns([name for name in computed if name in holdout.column_names])
-    if any(name not in holdout.column_names for name in names):
+    changed = any(forms.get((k.project, k.view), k.fingerprint) != k.fingerprint for k in manifest.features)
+    if changed or any(name not in holdout.column_names for name in names):
         own = manifest.project
         spine = holdout.select([name for name in holdout.column_names if "." not in name and ":" not in name])
-        known = [
-            f"{k.view if k.project == own else f'{k.project}/{k.view}'}.{column.name}"
-            for k in manifest.features
-            for column in k.columns
-        ]
+        read = {k.view if k.project == own else f"{k.project}/{k.view}": k for k in manifest.features}
         assert candidate.time is not None
-        table = handle.platform.features.training_set(spine, known, keys=candidate.entity, time=candidate.time)
+        table = views.training_set(
+            platform.warehouse,
+            spine,
+            keys=candidate.entity,
+            time=candidate.time,
+            features=[f"{called}.{column.name}" for called, k in read.items() for column in k.columns],
+            views={called: on_own_landing(platform, views.view_of_lock(k)) for called, k in read.items()},
+        )
         functions = load_on_demand(manifest, champion.folder)
         if functions:
             table = views.appended_by(functions, table, manifest.features, project=own, time=candidate.time)
