@@ -230,7 +230,7 @@ def _here() -> str:
 
 def _conflict(table: str, who: str) -> ConflictError:
     return ConflictError(
-        f"'{table}' is being built already, by {who}.",
+        f"'{table.rpartition('.')[0]}' is being built already, by {who}.",
         mend="wait until it has ended; if it is gone, try again in ten minutes",
     )
 

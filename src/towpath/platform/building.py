@@ -103,7 +103,8 @@ def build(
                     done.old[f"{called}, which {', '.join(form.by)} reads"] = error
         except (OwnerError, ConflictError) as error:
             done.failed[name] = error
-            done.hanging[name] = platform.features.read_by(name)
+            if not isinstance(error, ConflictError):  # another build does the work
+                done.hanging[name] = platform.features.read_by(name)
     for name in () if view else published:
         try:
             done.built[name] = borrowed.publish(platform, name)
