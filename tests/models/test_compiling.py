@@ -85,7 +85,10 @@ def test_a_form_that_answers_otherwise_is_refused_with_the_worst_row(
     assert fault.value.where == "serving.compile"
 
 
-def test_what_has_no_converter_is_refused(files: dict[str, Path]) -> None:
+def test_what_has_no_converter_serves_in_its_own_form_and_says_so(
+    files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     own = load_file(files["model.cbm"], name="demand")
-    with pytest.raises(RefusedError, match="no converter for the format 'catboost'"):
-        compile_file(own, files["model.cbm"], name="demand")
+    assert compile_file(own, files["model.cbm"], name="demand") is own
+    assert "demand: its own form (catboost) serves" in caplog.text
+    assert "no converter for the format 'catboost'" in caplog.text

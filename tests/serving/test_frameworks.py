@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from serving_stand import Running, a_manifest
-from test_server import Store
+from test_server import Store, booster
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
@@ -20,7 +20,7 @@ import framework_files as made
 from framework_files import ANSWERS, MAKERS, ROWS
 
 from towpath.clock import SystemClock
-from towpath.models import columns_from_rows, load_file, save
+from towpath.models import columns_from_rows, compiling, load_file, save
 from towpath.models.folders import files_of
 from towpath.project.declarations import OutputDeclaration
 from towpath.registry import versions
@@ -112,6 +112,26 @@ def test_a_version_that_is_a_folder_is_served_from_an_empty_cache_and_heals(name
         (cached,) = (store.folder / "cache").iterdir()
         assert sum(path.is_file() for path in cached.rglob("*")) == len(stored.files) + 1
         shutil.copyfile(strange, cached / "model" / "a")
+
+
+def test_the_form_of_onnx_answers_over_http_where_it_is_the_same_and_else_the_own_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, rows = booster(tmp_path, 5.0), {"rows": [{"Column_0": 1.0, "Column_1": 0.5}]}
+    found: dict[str, float] = {}
+    for form in ("onnx", "lightgbm"):
+        deployment = bare_deployment(path, name="points", trust_pickle=False, clock=SystemClock(), compile="onnx")
+        running = Running(tmp_path / form, deployment)
+        try:
+            assert httpx.get(f"{running.url}/v2/models/points").json()["platform"] == f"towpath_{form}"
+            (row,) = httpx.post(f"{running.url}/predict/points", json=rows).json()["predictions"]
+            found[form] = row["prediction"]
+        finally:
+            running.close()
+        assert ("answers otherwise" in caplog.text) == (form == "lightgbm")
+        # when the other form answers too little to be the same
+        monkeypatch.setattr(compiling._Compiled, "_raw", lambda _, values: np.full((len(values), 1), 4.0))
+    assert found == {"onnx": pytest.approx(5.0), "lightgbm": pytest.approx(5.0)}
 
 
 def _asked(module: Any, client: Any, name: str, datatype: str, values: Any, output: str) -> Any:

@@ -1,5 +1,6 @@
 """A model in ONNX's form: converted, held against its own form on sample rows, and only then served."""
 
+import logging
 import tempfile
 import warnings
 from collections import Counter
@@ -19,7 +20,9 @@ from towpath.models.manifest import Signature
 from towpath.models.model import Model, Outputs, classified
 from towpath.types import OutputKind
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "compiled_or_own"]
+
+_log = logging.getLogger("towpath.models")
 
 _TOLERANCE = 1e-4
 """By how much an answer may differ, relative to its size and at least to 1: ONNX trees compute in single precision."""
@@ -28,6 +31,19 @@ _SCALES = (0.1, 1.0, 10.0, 1_000.0)
 _NULL_SHARE = 0.05
 _OPSET = 15
 _SHOWN = 6
+
+
+def compiled_or_own(model: Model, path: Path, name: str, *, trained: Callable[[], Any] | None = None) -> Model:
+    """As `compiled`; where there is no ONNX form that answers the same the log says why, and it is `model` itself that serves.
+
+    Raises:
+        ExtraError: The converter is not installed.
+    """
+    try:
+        return compiled(model, path, name, trained=trained)
+    except RefusedError as fault:
+        _log.warning("%s: its own form (%s) serves, not ONNX's: %s", name, model.format, fault.what)
+        return model
 
 
 def compiled(model: Model, path: Path, name: str, *, trained: Callable[[], Any] | None = None) -> Model:

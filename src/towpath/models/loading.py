@@ -16,7 +16,7 @@ from towpath.errors import FormatError, RefusedError, TowpathError
 from towpath.features.on_demand import OnDemand
 from towpath.models import pickles
 from towpath.models.code import module_at, project_module, unpack_code
-from towpath.models.compiling import compiled
+from towpath.models.compiling import compiled_or_own
 from towpath.models.engines import catboost, lightgbm, mlflow, onnx, sklearn, xgboost
 from towpath.models.engines.extra import check_version
 from towpath.models.engines.project import Objects, OnlyFunctions, WithFunctions
@@ -162,18 +162,18 @@ def load_version(manifest: Manifest, folder: Path) -> Model:
     if (engine := _engine(artefact.format)) is not None and not hasattr(module, "predict"):
         native: Model = engine(path, name=name, signature=manifest.signature, kind=kind)
         if manifest.serving.compile == "onnx":
-            native = compiled(native, path, name)
+            native = compiled_or_own(native, path, name)
         return native if module is None else WithFunctions(name, native, module, manifest.signature)
     trained = sklearn.settle(_object(manifest, path, name))
     written = (artefact.format, artefact.framework)
     objects = Objects(name, trained, manifest.signature, kind, written=written, module=module)
     if manifest.serving.compile == "onnx" and not hasattr(module, "predict"):
-        return compiled(objects, path, name, trained=lambda: trained)
+        return compiled_or_own(objects, path, name, trained=lambda: trained)
     return objects
 
 
 def compile_file(model: Model, path: Path, *, name: str) -> Model:
-    """The ONNX form of a bare file that `load_file` loaded; see `compiled`.
+    """The ONNX form of a bare file that `load_file` loaded, or what was loaded; see `compiled_or_own`.
 
     Args:
         model: As it was loaded.
@@ -181,11 +181,11 @@ def compile_file(model: Model, path: Path, *, name: str) -> Model:
         name: For errors.
 
     Raises:
-        RefusedError: It has no converter, or answers otherwise.
+        ExtraError: The converter is not installed.
     """
     if sniff(path).format == "skops":
-        return compiled(model, path, name, trained=lambda: sklearn.load_skops(path, name))
-    return compiled(model, path, name)
+        return compiled_or_own(model, path, name, trained=lambda: sklearn.load_skops(path, name))
+    return compiled_or_own(model, path, name)
 
 
 def with_functions(manifest: Manifest, folder: Path, model: Model) -> Model:

@@ -273,7 +273,8 @@ class ServingDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     measured when the version is loaded, except for a ``predict`` of your own, which may look at all the rows that it gets."""
     compile: Literal["onnx"] | None = None
     """Serve the model in ONNX's form: LightGBM, XGBoost and scikit-learn are converted when they are loaded and held against
-    their own form on 512 rows made from the signature; one that answers otherwise is refused, with the worst row."""
+    their own form on 512 rows made from the signature; where one answers otherwise, or has no converter,
+    the log says why with the worst row and the own form serves; ``platform`` in the metadata names the form that does."""
     breaker: BreakerDeclaration = BreakerDeclaration()
     """When a version that keeps failing is left alone."""
     beside_share: Annotated[float, Meta(ge=0, le=1)] = 0.05

@@ -73,7 +73,8 @@ def model_metadata(deployment: Deployment) -> dict[str, Any]:
     """``GET /v2/models/<model>``: names, types and shapes as the model itself has them.
 
     A model whose features are looked up or computed names its keys, the columns of the request that on-demand features read,
-    and what is left of its inputs; the features themselves are taken, too, one tensor each.
+    and what is left of its inputs; the features themselves are taken, too, one tensor each. ``platform`` names the format that
+    answers: ``towpath_onnx`` of a LightGBM model with ``serving.compile``, ``towpath_lightgbm`` where that did not answer the same.
     """
     served = deployment.champion or next(iter(deployment.versions.values()), None)
     inputs: list[dict[str, Any]] = []
@@ -84,11 +85,17 @@ def model_metadata(deployment: Deployment) -> dict[str, Any]:
     return {
         "name": deployment.model,
         "versions": [str(version) for version in sorted(deployment.versions)],
-        "platform": "towpath" if served is None else f"towpath_{served.manifest.artefact.format}",
+        "platform": "towpath" if served is None else f"towpath_{_form(served)}",
         "inputs": inputs,
         "outputs": outputs,
         "parameters": {"unit": _unit(served)} if served is not None else {},
     }
+
+
+def _form(served: Served) -> str:
+    """The format that answers; where ONNX's was asked for, what came of it."""
+    own = served.manifest.artefact.format
+    return getattr(served.loaded, "format", own) if served.manifest.serving.compile is not None else own
 
 
 def model_config(deployment: Deployment, *, max_rows: int) -> dict[str, Any]:

@@ -265,8 +265,9 @@ def bare_deployment(
         model = open_file(path, name=name, own_s=_TIMEOUT_S)
     else:
         model = load_file(path, name=name)
+    own = model
     if compile is not None:
-        model = compile_file(model, path, name=name)
+        model = compile_file(own, path, name=name)
     manifest = Manifest(
         project="local",
         team="local",
@@ -277,12 +278,12 @@ def bare_deployment(
         owner="local",
         artefact=Artefact(
             file=StoredFile(path=path.name, digest=digest_of(path), size_bytes=size_of(path)),
-            format=model.format,
-            framework=model.framework,
+            format=own.format,
+            framework=own.framework,
         ),
         signature=model.signature,
         output=OutputDeclaration(kind=model.kind),
-        serving=ServingDeclaration(timeout_ms=round(_TIMEOUT_S * 1e3)),
+        serving=ServingDeclaration(timeout_ms=round(_TIMEOUT_S * 1e3), compile=compile),
     )
     served = Served(manifest, model)
     served.join(rows_worth_joining(served))
