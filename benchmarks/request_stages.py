@@ -66,6 +66,22 @@ class StopWatch:
         self.requests.append(tuple(self._now.get(stage, 0.0) for stage in STAGES))
         self._now.clear()
 
+    def shared(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What is done at the end of a turn for all requests of it: each has its part."""
+
+        def measured(turn: Any) -> None:
+            ended = len(turn._leaving)
+            self._now.clear()
+            function(turn)
+            for place in range(max(0, len(self.requests) - ended), len(self.requests)):
+                row = self.requests[place]
+                self.requests[place] = tuple(
+                    took + self._now.get(stage, 0.0) / ended for stage, took in zip(STAGES, row, strict=True)
+                )
+            self._now.clear()
+
+        return measured
+
     def calibrate(self) -> None:
         """What one measured call costs its caller."""
         inner = self.timed("nothing", lambda: None)
@@ -109,6 +125,7 @@ def measured(folder: Path) -> dict[str, float]:
     from towpath.serving.http import App
     from towpath.serving.server import bare_deployment
     from towpath.serving.shortway import ShortWayProtocol
+    from towpath.serving.turn import Turn
     from towpath.serving.worker import Ports, Worker, WorkerConfig
     from towpath.settings import ServingSettings
 
@@ -128,6 +145,8 @@ def measured(folder: Path) -> dict[str, float]:
         (responder.Work, "_take", watch.timed("check", responder.Work._take)),
         (responder, "record", watch.timed("journal", responder.record)),
         (worker._journal, "append", watch.timed("journal", worker._journal.append)),
+        (worker._journal, "write_held", watch.timed("journal", worker._journal.write_held)),
+        (Turn, "_let_go", watch.shared(Turn._let_go)),
         (responder, "_measure", watch.timed("count", responder._measure)),
         (worker._statistics, "answered", watch.timed("count", worker._statistics.answered)),
         (ShortWayProtocol, "_write", watch.timed("write", ShortWayProtocol._write)),
