@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ class Story:
         """Ask for every key, and for what more is given, at a moment."""
         with self.at(minutes) as platform:
             reader = features.OnlineReader(platform.online, self.manifest.features, "shop")
-            model = PlainModel(inputs=INPUTS, predict=lambda columns: {"p": np.zeros(len(columns["clicks.x"]))})
+            inputs = self.manifest.signature.inputs
+            model = PlainModel(inputs=inputs, predict=lambda columns: {"p": np.zeros(len(columns["clicks.x"]))})
             deployment = deployed(Served(self.manifest, model, reader=reader))
             journal = Journal(self.folder / ".towpath" / "journal", server="s", clock=platform.clock)
             responder = Responder(_Live(deployment), clock=platform.clock, journal=journal, server="s")
@@ -153,6 +154,55 @@ def test_answers_that_agree_with_training_show_no_skew(story: Story) -> None:
         ("clicks.note", 80, 0.0),
     }
     assert found["clicks.x"].smape == 0.0
+
+
+TOWNS = """/* ---
+entity = ["town", "day"]
+event_time = "event"
+created_time = "landed_at"
+--- */
+select town, day, event, landed_at, size from towns
+"""
+
+
+def test_a_view_keyed_by_what_is_no_part_of_the_entity_is_replayed_by_the_keys_that_the_caller_sent(
+    story: Story,
+) -> None:
+    # given a second view of the model by town and day, and a caller who names both; some name none, some one that nobody knows
+    days = [date(2026, 3, 1), date(2026, 3, 2)]
+    listed = [(t, day, START, START, float(10 * t + at)) for t in range(3) for at, day in enumerate(days)]
+    columns = zip(("town", "day", "event", "landed_at", "size"), map(list, zip(*listed, strict=True)), strict=True)
+    pq.write_table(pa.table(dict(columns)), story.folder / "warehouse" / "towns.parquet")
+    (story.folder / "features" / "towns.sql").write_text(TOWNS)
+    with story.at(0) as platform:
+        platform.features.build()
+        locks = platform.features.locks(["clicks.x", "clicks.note", "towns.size"])
+        signature = replace(story.manifest.signature, inputs=(*INPUTS, Field(name="towns.size", type="double")))
+        story.manifest = replace(story.manifest, version=2, features=locks, signature=signature)
+        versions.next_version(platform.objects, "demand", run_id="r2")
+        signer = Signer(story.folder / "keys")
+        versions.publish(platform.objects, story.manifest, {"model": b"model"}, signer)
+        table = platform.features.view("towns").table
+    more = [{"id": key, "town": at % 3, "day": str(days[at % 2])} for at, key in enumerate(KEYS)]
+    story.answer(10, *more, {"id": KEYS[0], "town": 99, "day": "2026-03-01"})
+    found = story.skew(60)
+    # then each answer is found as it was
+    assert {name: (one.compared, one.share) for name, one in found.items()} == {
+        "clicks.x": (81, 0.0),
+        "clicks.note": (81, 0.0),
+        "towns.size": (81, 0.0),
+    }
+    # and a value that was altered online is found in the answers that had it
+    with story.at(11) as platform:
+        kinds = RowSchema(keys=("int64", "date32[day]"), columns=(("size", "double"),))
+        [row] = features.encoding.encode(
+            [pa.array([micros(START)]), pa.array([micros(START)]), pa.array([-1.0])], kinds
+        )
+        features.write_rows(platform.online, table, [(features.key_bytes((1, days[1])), row)])
+    story.answer(12, *more)
+    size = story.skew(60)["towns.size"]
+    assert size.mismatch == sum(one["town"] == 1 and one["day"] == "2026-03-02" for one in more) > 0
+    assert {example.online for example in size.examples} == {-1.0}
 
 
 def test_a_value_that_was_altered_online_is_found_with_its_key(story: Story) -> None:

@@ -151,13 +151,27 @@ def _replayed(
             rows = [one for one in of_version if called in one.events]
             if not rows:
                 continue
-            if foreign := [key for key in lock.entity if key not in manifest.entity]:
-                left_out[called] = f"it is keyed by '{foreign[0]}', which is no part of the entity of '{model}'"
-                continue
             try:
+                rows = _with_keys(rows, manifest, lock)
                 yield _view_replayed(platform, manifest, lock, called, rows, until)
             except TowpathError as error:
                 left_out[called] = error.what
+
+
+def _with_keys(answers: "Sequence[_Answer]", manifest: "Manifest", *locks: "FeatureLock") -> list[_Answer]:
+    """The answers that say by which keys the views were read; keys that are no part of the entity stand among the features.
+
+    Raises:
+        InputError: None of them does.
+    """
+    others = {key for lock in locks for key in lock.entity if key not in manifest.entity}
+    found = [one for one in answers if others <= set(one.features)]
+    if answers and not found:
+        raise InputError(
+            f"It is keyed by '{min(others)}', which is no part of the entity of '{manifest.model}', and none of these answers "
+            "says it: the server that gave them is an older one."
+        )
+    return found
 
 
 def _view_replayed(
@@ -194,14 +208,17 @@ def _known(
 
     view = on_own_landing(platform, view_of_lock(lock))
     described = platform.warehouse.describe(view.query)
-    parts = [msgspec.json.decode(answer.entity_key) for answer in answers]
+    parts = [
+        answer.features | dict(zip(manifest.entity, msgspec.json.decode(answer.entity_key), strict=True))
+        for answer in answers
+    ]
     spine: dict[str, Any] = {
         "rn": pa.array(range(len(answers)), pa.int64()),
         "t": pa.array([micros(answer.at) for answer in answers], pa.int64()),
     }
     for place, key in enumerate(lock.entity):
-        kind, at = described.field(key).type, manifest.entity.index(key)
-        spine[f"k{place}"] = pa.array([key_part(one[at], str(kind)) for one in parts], kind)
+        kind = described.field(key).type
+        spine[f"k{place}"] = pa.array([key_part(one[key], str(kind)) for one in parts], kind)
     event = view.header.event_time
     names = [column.name for column in lock.columns]
     moments = {"as_of": until, "since": BEGINNING, "until": until}
@@ -223,12 +240,11 @@ def _computed_again(
     inputs = [one for lock in manifest.on_demand for one in lock.inputs]
     views = {_called(lock, manifest): lock for lock in manifest.features}
     behind = {view for one in inputs if (view := one.reads.rpartition(".")[0]) in views}
-    if foreign := [view for view in behind if not set(views[view].entity) <= set(manifest.entity)]:
-        raise InputError(f"it reads '{foreign[0]}', whose key is no part of the entity of '{manifest.model}'.")
     asked = {one.name: one for one in inputs if one.reads == "request"}
     # what the caller brought itself is not there, and neither is what an older server wrote
     rows = [one for one in answers if MOMENT in one.features or not any(i.reads == TIME for i in inputs)]
     rows = [one for one in rows if behind <= set(one.events) and set(asked) <= set(one.features)]
+    rows = _with_keys(rows, manifest, *(views[view] for view in sorted(behind)))
     if not rows:
         return {}
     columns: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -308,6 +308,11 @@ class Served:
             return False
         given = rows if rows is not None else [columns or {}]
         return any(key in row for row in given if isinstance(row, Mapping) for key in self.keys)
+
+    @cached_property
+    def other_keys(self) -> tuple[str, ...]:
+        """Keys of views that are no part of the entity; the journal has them beside the features that were looked up by them."""
+        return tuple(key for key in self.keys if key not in self.entity)
 
     def from_rows(
         self, rows: Sequence[Mapping[str, Any]], now_us: int, *, away: UnavailableError | None = None

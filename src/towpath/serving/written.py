@@ -95,13 +95,15 @@ def _features(work: Work, base: Served) -> Any:
             return [json_of(row_type(*values)) for values in columns.array.tolist()]
         found = base.all_features_of(prepared.columns, work.answered.count)
         return [json_of(one if base.scalar else _kept(one)) for one in found]
-    asked = prepared.asked
-    return [
-        json_of(base.features_of(prepared.columns, row) | (asked.read_by(row) if asked is not None else {}))
-        if point(work.keys[row] or "", base.manifest.model, "sample") < _FEATURE_SAMPLE_SHARE
-        else None
-        for row in names
-    ]
+    asked, keys, model = prepared.asked, work.keys, base.manifest.model
+    sample = [row for row in names if point(keys[row] or "", model, "sample") < _FEATURE_SAMPLE_SHARE]
+    kept: list[Any] = [None] * work.answered.count
+    others = {key: work.asked(key) for key in base.other_keys} if sample else {}
+    for row in sample:
+        looked_up_by = {key: values[row] for key, values in others.items()}
+        read = asked.read_by(row) if asked is not None else {}
+        kept[row] = json_of(looked_up_by | base.features_of(prepared.columns, row) | read)
+    return kept
 
 
 @lru_cache(maxsize=256)
