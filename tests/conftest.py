@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,45 @@ def stand(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         opened = AdbcStand(server.database())
     yield opened
     opened.close()
+
+
+class _OneWriteAtATime:
+    """As S3 does: the emulator looks whether a key is there and then writes it, so that of two who race both were told that they won."""
+
+    def __init__(self, app: Any) -> None:
+        self._app, self._lock = app, threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "GET":
+            return self._app(environ, start_response)
+        with self._lock:
+            return self._app(environ, start_response)
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    """A private S3 server on a free port, as the URL of a bucket, with its settings in the environment."""
+    import httpx
+
+    moto = pytest.importorskip("moto.server", reason="moto[server] is missing (uv sync)")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    inner = server._server
+    inner.app = _OneWriteAtATime(inner.app)
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    settings = {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "towpath",
+        "AWS_SECRET_ACCESS_KEY": "towpath",
+        "AWS_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        httpx.put(f"{address}/fleet").raise_for_status()
+        yield "s3://fleet"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -21,29 +21,6 @@ RACER = Path(__file__).with_name("racer.py")
 Racers = Callable[[str, Sequence[str]], list[Any]]
 
 
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    server_module = pytest.importorskip("moto.server", reason="moto[server] is missing (uv sync)")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "towpath",
-        "AWS_SECRET_ACCESS_KEY": "towpath",
-        "AWS_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        import httpx
-
-        httpx.put(f"http://{host}:{port}/fleet").raise_for_status()
-        yield "s3://fleet"
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":

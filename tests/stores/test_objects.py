@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,35 +29,11 @@ print(won)
 """
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A private S3 server on a free port, as a URL with its settings in the environment."""
-    moto = pytest.importorskip("moto.server", reason="moto is missing (uv sync)")
-    import boto3
-
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    given = {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
-            patch.setenv(name, value)
-        boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="fleet")
-        yield "s3://fleet"
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "memory", "s3"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
     """An empty store of each kind."""
     if request.param == "s3":
-        return Objects(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
+        return Objects(f"{request.getfixturevalue('s3_url')}/{tmp_path.name}")
     return Objects("memory://" if request.param == "memory" else str(tmp_path / "objects"))
 
 
