@@ -321,15 +321,20 @@ logging.basicConfig(level="WARNING")
 running = Running(Path(tempfile.mkdtemp()), deployed(Served(a_manifest(), PlainModel())))
 print(running.ports.http, running.ports.grpc, flush=True)
 sys.stdin.readline()
-import os
-held = []
-while True:
-    try:
-        held.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        break
+import os, threading
+held, over = [], threading.Event()
+def take():
+    while not over.is_set():  # also what the server gives back only now
+        try:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            over.wait(0.005)
+taking = threading.Thread(target=take)
+taking.start()
 print("full", flush=True)
 sys.stdin.readline()
+over.set()
+taking.join()
 for one in held:
     os.close(one)
 print("free", flush=True)
@@ -373,10 +378,8 @@ def test_a_server_that_may_open_few_files_refuses_in_words_and_recovers() -> Non
             many.close()
             # and where something else took the files, readiness says so until they are back
             goes_on("full\n")
-            assert (kept.get("/health/ready").status_code, kept.get("/health").json()["status"]) == (
-                503,
-                "no file can be opened",
-            )
+            full = (503, "no file can be opened")
+            eventually(lambda: (kept.get("/health/ready").status_code, kept.get("/health").json()["status"]) == full)
             assert kept.post("/predict/demand", content=GOOD).status_code == 200
             goes_on("free\n")
             assert kept.get("/health/ready").status_code == 200
