@@ -54,7 +54,7 @@ def test_a_view_that_fails_stops_no_other_and_what_hangs_on_it_is_named(shop: Pa
         assert "broken.sql:5" in told.value.where
         assert "hangs on it: on-demand 'anything'" in told.value.what
         assert "built: item_sales, zeal" in told.value.what
-        online = {row.view: row.online_rows for row in platform.features.list()}
+        online = {row.view: row.online_rows or 0 for row in platform.features.list()}
         assert online["item_sales"] > 0
         assert online["zeal"] > 0
         # asked for alone it is the error itself
@@ -72,6 +72,18 @@ def test_a_view_that_fails_stops_no_other_and_what_hangs_on_it_is_named(shop: Pa
         (True, False),
         (False, True),
     ]
+
+
+def test_a_fault_that_the_engine_tells_has_its_line_also_among_others(shop: Path) -> None:
+    wordy = VIEW.format(column="units as one").replace("cast(day as timestamp)", "cast(day as text)")
+    (shop / "features/wordy.sql").write_text(wordy)
+    told = "features/wordy.sql:3: 'day_end' is string and no time; cast it to timestamp in the SELECT"
+    with Platform.open(shop, clock=FixedClock(NOW), variables={}) as platform:
+        with pytest.raises(ProjectError, match="2 of 4") as both:
+            platform.features.build()
+        assert both.value.problems[1] == told
+        assert {row.view: row.error for row in platform.features.list()}["wordy"] == told
+        assert {row.view: row.because for row in platform.features.plan()}["wordy"] == told
 
 
 def test_the_command_shows_what_was_built_and_exits_as_a_fault(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

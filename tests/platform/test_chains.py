@@ -35,6 +35,10 @@ def test_each_link_is_tried_at_the_gate_and_a_views_column_answers_when_the_mode
     append(folder / "warehouse" / "shop", open_shop(np.random.default_rng(7)), STORY.history_since, STORY.day(3))
     path = folder / "models" / "demand" / "model.toml"
     path.write_text(path.read_text().replace('\n[[fallback]]\nname = "recent_mean"\n', CHAIN))
+    view = folder / "features" / "sales_windows.sql"
+    text = view.read_text()
+    assert "\nfrom shop.sales\n" in text
+    view.write_text(text.replace("\nfrom shop.sales\n", "\nfrom shop.sales\nwhere landed_at <= :as_of\n"))
     with Platform.open(folder, variables={}) as platform:
         now = platform.at(STORY.morning(0))
         demand = now.models["demand"]

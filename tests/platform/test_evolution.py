@@ -72,6 +72,8 @@ def test_the_champion_is_compared_as_it_was_trained_when_the_view_means_somethin
     for old, new in (
         ("avg(1 - price_eur / nullif(list_price_eur, 0))", "avg(100 - 100 * price_eur / nullif(list_price_eur, 0))"),
         ("    price_eur,\n", ""),
+        # or that names the moment at which it is asked
+        ("\nfrom shop.prices\n", "\nfrom shop.prices\nwhere landed_at <= :as_of\n"),
     ):
         change(shop, old, new)
         names = names if new else names[1:]
@@ -161,6 +163,43 @@ def test_tables_that_nobody_needs_are_named_by_plan_and_dropped_by_prune(shop: P
         assert [each.table for each in platform.features.prune()] == [f"{project}.forgotten.0123456789abcdef"]
         assert platform.features.prune() == []
         served(platform)
+
+
+def test_a_view_that_is_online_no_more_is_kept_up_for_those_who_read_it_and_dropped_when_nobody_does(
+    shop: Path,
+) -> None:
+    # given two views that are the same, of which the champion reads one
+    text = (shop / VIEW).read_text("utf-8")
+    (shop / "features/spare.sql").write_text(text, "utf-8")
+    with opened(shop) as platform:
+        platform.features.build()
+        before = served(platform)
+        rows = {row.view: row.online_rows for row in platform.features.list()}
+    # when both become views for training only
+    for name in ("prices", "spare"):
+        (shop / f"features/{name}.sql").write_text(text.replace("--- */", "online = false\n--- */", 1), "utf-8")
+    with opened(shop) as platform:
+        # then plan says whom the one is kept up for, and that the other one goes
+        plan = {row.view: row for row in platform.features.plan()}
+        assert plan["prices"].needed_by == ("demand@1 (champion)",)
+        assert plan["prices"].change == "online = false; kept up until nobody reads it"
+        assert plan["spare"].work == "prune"
+        assert plan["spare"].because.startswith("its file says online = false and no live version needs this form")
+        assert platform.features.plan("spare")[0].because == "online = false: it is for training only"
+        assert {row.view: row.state for row in platform.features.list()}["spare"] == "no longer online"
+        assert list(platform.features.build("prices")) == ["prices"]
+        with pytest.raises(InputError, match="never online"):
+            platform.features.build("spare")
+        # and so it is
+        (gone,) = platform.features.prune()
+        assert (gone.table, gone.rows) == (plan["spare"].prunes[0], rows["spare"])
+        assert platform.features.prune() == []
+        assert served(platform) == before
+    # and when it comes back all of its rows do
+    (shop / "features/spare.sql").write_text(text, "utf-8")
+    with opened(shop) as platform:
+        assert platform.features.build("spare")["spare"].because == "it was never built"
+        assert {row.view: row.online_rows for row in platform.features.list()} == rows
 
 
 def test_a_view_that_is_misspelt_is_no_empty_plan(shop: Path) -> None:

@@ -215,6 +215,13 @@ def test_an_online_read_computes_them_too(platform: Platform) -> None:
         platform.features.read(["promotion.share"], {"item_id": ["a", "b", "c"]}, inputs={"offered_eur": [1.0, 1.0]})
     with pytest.raises(InputError, match="The key 'item_id' is not among the keys, which have 'item'"):
         platform.features.read(["promotion.share"], {"item": ["item_01"]}, inputs={"offered_eur": 1.0})
+    # what a function looks up is no column of the request, by neither of its names
+    for name in ("price_eur", "item_sales.price_eur"):
+        with pytest.raises(InputError, match="'promotion' looks 'price_eur' up") as told:
+            platform.features.get("promotion", ["item_01"], inputs={name: 1.0})
+        assert told.value.mend == "columns of the request are offered_eur"
+    with pytest.raises(InputError, match="did you mean 'offered_eur'"):
+        platform.features.get("promotion", ["item_01"], inputs={"offered_er": 1.0})
 
 
 def test_it_is_shown_with_what_it_reads_and_has_no_rows_to_compare(platform: Platform) -> None:

@@ -148,9 +148,12 @@ def test_the_same_training_set_is_proved_until_a_row_changes(folder: Path, serve
         assert first.unproved == ()
         assert first.same_as(second)
         server.run("update marts.history set x = 9 where id = 'b'")
-        assert first.differences(manifest()) == ("the table 'marts.history'",)
+        assert first.differences(manifest()) == ("the table 'marts.history', which 'clicks' reads",)
         platform.features.push("clicks", {"id": "a", "event": at(5).isoformat(), "x": 5.5})
-        assert set(second.differences(manifest())) == {"the table 'marts.history'", "the table 'landing.clicks'"}
+        assert set(second.differences(manifest())) == {
+            "the table 'marts.history', which 'clicks' reads",
+            "the table 'landing.clicks', which 'clicks' reads",
+        }
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,31 @@ def test_a_view_of_pushed_rows_alone_says_its_types_by_casts(tmp_path: Path) -> 
         platform.features.view("clicks")
 
 
+def test_what_is_laid_out_for_a_form_that_nobody_reads_is_pruned_and_laid_out_again_where_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    sql = ALONE.format(id="cast(id as varchar) as id")
+    with opened(project(tmp_path, sql=sql), at(5)) as platform:
+        platform.features.push("clicks", row("a", 3, 1.5))
+        platform.features.build()
+    (tmp_path / "features" / "clicks.sql").write_text(sql.replace(", x * 2 as twice", ""))
+    with opened(tmp_path, at(6)) as platform:
+        # given a form that was looked at
+        platform.features.build()
+        told = platform.features.diff("clicks", 1, "working")
+        assert told.dropped == ("twice",)
+        rows = [one for one in platform.features.plan() if one.work == "prune"]
+        laid = [name for one in rows for name in one.prunes if name.startswith("landing.clicks~")]
+        assert len(laid) == 1
+        # when tables are pruned, then it goes, and the view's own stays
+        assert [one.table for one in platform.features.prune() if one.rows is None] == laid
+        (folder,) = (tmp_path / ".towpath" / "landing").glob("*/shop")
+        assert [each.name for each in folder.iterdir()] == ["clicks"]
+        assert platform.features.prune() == []
+    with opened(tmp_path, at(6)) as platform:
+        assert platform.features.diff("clicks", 1, "working") == told
+
+
 def test_the_landing_table_has_the_columns_of_the_view(tmp_path: Path) -> None:
     sql = SQL.format(more='created_time = "landed_at"\n', created="landed_at,").replace(
         "x, note from land", "y, note from land"

@@ -269,7 +269,7 @@ def test_a_build_that_fails_while_it_runs_names_the_ill_source_and_plan_names_it
 def test_a_broken_view_is_listed_as_broken_with_its_error_and_the_rows_that_are_read_on(platform: Platform) -> None:
     platform.features.build()
     (before,) = platform.features.list()
-    assert platform.features["item_sales"].show()["rows_online"] == before.online_rows > 0
+    assert platform.features["item_sales"].show()["rows_online"] == before.online_rows != 0
     table = _sales(platform)
     _put(platform, table.drop_columns(["price_eur"]))
     with _again(platform) as later:

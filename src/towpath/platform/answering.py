@@ -15,9 +15,9 @@ import numpy as np
 from towpath import features as views
 from towpath import journal
 from towpath.errors import InputError, RefusedError, UnavailableError
+from towpath.features.due import BEGINNING
 from towpath.journal.record import Record, Run
-from towpath.platform.own_landing import on_own_landing
-from towpath.platform.training import BEGINNING
+from towpath.platform.as_trained import AsTrained, up_to
 from towpath.types import Tier, duration, micros
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def collect(handle: "ModelHandle", *, since: datetime | None = None) -> Collecte
     if since is None:
         return Collected(model=handle.name, since=None, until=now, rows=0)
     reach = duration(header.lookback) + duration(output.horizon or "0s")
-    parameters = {"as_of": now, "since": max(BEGINNING, since - reach), "until": now}
+    parameters = up_to(now) | {"since": max(BEGINNING, since - reach)}
     table = platform.warehouse.read(handle.folder.training.query, parameters)
     known = header.label_time or header.time
     times = table.column(known)
@@ -249,8 +249,7 @@ class _AsKnown:
     waits = False
 
     def __init__(self, platform: "Platform", locks: "Sequence[FeatureLock]", header: Any) -> None:
-        self._platform = platform
-        self._locks = locks
+        self._trained = AsTrained(platform, locks, platform.settings.project.name)
         self._header = header
         self.rows: pa.Table | None = None
         """The rows that are asked about now."""
@@ -265,21 +264,11 @@ class _AsKnown:
             keys = zip(*(rows.column(name).to_pylist() for name in self._header.keys), strict=True)
             place = {key: row for row, key in enumerate(keys)}
             rows = rows.take([place[key] for key in asked])
-        own = self._platform.settings.project.name
-        known = {(k.view if k.project == own else f"{k.project}/{k.view}"): k for k in self._locks}
-        names = [f"{view}.{column.name}" for view, lock in known.items() for column in lock.columns]
-        table = views.training_set(
-            self._platform.warehouse,
-            rows,
-            keys=self._header.keys,
-            time=self._header.time,
-            features=names,
-            views={view: on_own_landing(self._platform, views.view_of_lock(k)) for view, k in known.items()},
-            parameters={"as_of": self._platform.now(), "since": BEGINNING, "until": self._platform.now()},
-        )
+        names = self._trained.names
+        table = self._trained.joined(rows, keys=self._header.keys, time=self._header.time)
         bare = columns_of(table.select(names))
-        columns = columns_of(views.with_defaults(table, self._locks, own).select(names))
-        refusing = {f"{v}.{c.name}" for v, lock in known.items() for c in lock.columns if c.missing == "refuse"}
+        columns = columns_of(self._trained.filled(table).select(names))
+        refusing = self._trained.refusing
         gaps = {name: _gaps(values) for name, values in bare.items()}
         refused = np.zeros(n, dtype=bool)
         for name in refusing:

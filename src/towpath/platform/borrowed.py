@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from towpath import features as room
 from towpath.errors import RefusedError
-from towpath.project.on_demand import TIME, OnDemandFile, OnDemandHeader, OnDemandInput, OnDemandOutput, is_feature
+from towpath.project.on_demand import TIME, OnDemandFile, OnDemandHeader, OnDemandInput, OnDemandOutput, unpublished
 
 if TYPE_CHECKING:
     from towpath.features import Built, OnDemandInputLock
@@ -64,15 +64,13 @@ def publish(platform: "Platform", name: str) -> "Built":
 
     project, settings = platform.project, platform.settings.project
     file = project.on_demand[name]
-    for argument, said in file.header.inputs.items():
-        view = said.type.rpartition(".")[0]
-        header = project.views.get(view) or project.on_demand.get(view)
-        if is_feature(said.type) and header is not None and not header.header.publish:
-            raise RefusedError(
-                f"'{name}' is published and reads '{said.type}', which is not.",
-                platform.project.on_demand[name].path,
-                f"publish = true in features/{view}{'.sql' if view in project.views else '.py'}, or another '{argument}'",
-            )
+    known = {name: one.header.publish for name, one in (*project.views.items(), *project.on_demand.items())}
+    for argument, view in unpublished(file.header, settings.name, known).items():
+        raise RefusedError(
+            f"'{name}' is published and reads '{file.header.inputs[argument].type}', which is not.",
+            file.path,
+            f"publish = true in features/{view}{'.sql' if view in project.views else '.py'}, or another '{argument}'",
+        )
     asked = platform.features.split([f"{name}.*"])
     locks = room.lock_on_demand(asked.files, platform.features.locks(asked.features), settings.name)
     published = functions.publish_function(

@@ -51,10 +51,7 @@ class Building(msgspec.Struct, kw_only=True):
         well = f"\n  built: {', '.join(self.built)}" if self.built else ""
         if not others and not said:
             raise type(first)(first.what + self._hanging(name) + well, *first.args[1:]) from first
-        parts = [
-            ": ".join(part for part in (error.where, f"'{view}'", error.what) if part) + self._hanging(view)
-            for view, error in self.failed.items()
-        ]
+        parts = [_said(view, error) + self._hanging(view) for view, error in self.failed.items()]
         raise ProjectError(
             f"{len(self.failed)} of {len(self.failed) + len(self.built)} views could not be built.{well}",
             mend="mend each, then tow features build again",
@@ -63,6 +60,13 @@ class Building(msgspec.Struct, kw_only=True):
 
     def _hanging(self, view: str) -> str:
         return f"\n  hangs on it: {', '.join(self.hanging[view])}" if self.hanging.get(view) else ""
+
+
+def _said(view: str, error: TowpathError) -> str:
+    """A failure among others: its faults, which have their own lines, or else the error itself."""
+    if isinstance(error, ProjectError) and error.problems:
+        return "\n  ".join(error.problems)
+    return ": ".join(part for part in (error.where, f"'{view}'", error.what) if part)
 
 
 def build(

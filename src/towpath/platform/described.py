@@ -7,6 +7,7 @@ from towpath.errors import ProjectError, TowpathError, nearest
 from towpath.features.keys import family
 from towpath.project.lines import Lines
 from towpath.project.problem import Problem, problems_of
+from towpath.types import type_name
 from towpath.warehouse import FileWarehouse
 
 if TYPE_CHECKING:
@@ -72,13 +73,13 @@ def _describe_spine(platform: "Platform", model: "ModelFolder", views: "Mapping[
     schema = platform.warehouse.describe(query)
     lines = Lines(query.header_text, query.header_line)
     problems = [
-        f"{query.path}:{lines.of((place,))}: {place} '{name}' is {schema.field(name).type}; cast it to timestamp"
+        f"{query.path}:{lines.of((place,))}: {place} '{name}' is {type_name(str(schema.field(name).type))}; cast it to timestamp"
         for place, name in (("time", header.time), ("label_time", header.label_time))
         if name in schema.names and not str(schema.field(name).type).startswith(("timestamp", "date"))
     ]
     read = dict.fromkeys(name.split(".")[0] for name in platform.features.split(model.declaration.features).features)
     problems += [
-        f"{query.path}:{query.line_of(key) or query.select_line}: key '{key}' is {kind}, and {wanted} in the view '{name}'; cast one of them"
+        f"{query.path}:{query.line_of(key) or query.select_line}: key '{key}' is {type_name(kind)}, and {type_name(wanted)} in the view '{name}'; cast one of them"
         for name in read
         if name in views
         for key, wanted in zip(views[name].header.keys, views[name].key_types, strict=True)

@@ -73,8 +73,11 @@ def findings(platform: "Platform") -> list[Finding]:
         ("warehouse", lambda: _warehouse(platform)),
         ("keys", lambda: _keys(platform)),
         ("disk", lambda: _disk(platform)),
-        ("http port", lambda: _port(platform.settings.serving.host, platform.settings.serving.port)),
-        ("grpc port", lambda: _port(platform.settings.serving.host, platform.settings.serving.grpc_port)),
+        ("http port", lambda: _port(platform.settings.serving.host, platform.settings.serving.port, "--port")),
+        (
+            "grpc port",
+            lambda: _port(platform.settings.serving.host, platform.settings.serving.grpc_port, "--grpc-port"),
+        ),
         ("system", _system),
     ]
     return [_looked(what, look) for what, look in looks] + _second_machine(platform) + _locks(platform) + _frameworks()
@@ -105,7 +108,7 @@ def _warehouse(platform: "Platform") -> str:
 
 def _online(platform: "Platform") -> str:
     """Whether it answers in the time that serving gives it, and keeps what it is given."""
-    store, tables = platform.online, len(platform.online.tables())
+    store, tables = platform.online_glance, len(platform.online_glance.tables())
     if not isinstance(store, Inspected):
         return f"{masked(platform.settings.stores.online)}: {tables} tables"
     health = store.health()
@@ -152,7 +155,7 @@ def _disk(platform: "Platform") -> str:
     return f"{free_gib:.0f} GiB free"
 
 
-def _port(host: str, port: int) -> str:
+def _port(host: str, port: int, option: str) -> str:
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -160,7 +163,7 @@ def _port(host: str, port: int) -> str:
         except OSError as error:
             raise TowpathError(
                 f"{host}:{port} is taken ({error.strerror}).",
-                mend="tow serve --port 0 takes a free one; or end the other server",
+                mend=f"tow serve {option} 0 takes a free one; or end the other server",
             ) from error
     return f"{host}:{port} is free"
 

@@ -1,5 +1,6 @@
 """How views change under models that are live: which forms are still needed, what a build would do, what it would break."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -10,9 +11,13 @@ from towpath import features as room
 from towpath.errors import ProjectError
 from towpath.features import builds
 from towpath.features.due import beginning
-from towpath.platform.own_landing import on_own_landing
+from towpath.journal.landing import FORM, SCHEMA_NAME
+from towpath.platform.own_landing import laid_out, on_own_landing, table_of
+from towpath.types import type_names
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from towpath.features import FeatureLock, Form, View
     from towpath.platform.opened import Platform
 
@@ -47,16 +52,17 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     warns: tuple[str, ...] = ()
     """What the next training of a model meets; what a build of this kind would not see."""
     prunes: tuple[str, ...] = ()
-    """Online tables that nothing needs any more; ``tow features prune`` drops them."""
+    """Tables online, or laid out on this machine, that nothing needs any more; ``tow features prune`` drops them."""
     ill_sources: tuple[str, ...] = ()
     """Tables of the view that are gone or have other columns, and what hangs on them; rows are not looked at."""
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """An online table that was dropped."""
+    """An online table that was dropped, or a landing table that is laid out on this machine no more."""
 
     table: str
-    rows: int
+    rows: int | None
+    """None of a landing table: its rows are in the journal, and are laid out again where somebody asks."""
 
 
 def needs(platform: "Platform") -> "dict[str, list[FeatureLock]]":
@@ -108,7 +114,7 @@ def needed(platform: "Platform", name: str, live: "Mapping[str, Sequence[Feature
     locks: dict[str, FeatureLock] = {}
     for who, kept in live.items():
         for lock in kept:
-            if (lock.project, lock.view) == (project, name):
+            if (lock.project, lock.view) == (project, name) and _reads_online(platform, lock):
                 base = lock.base or lock.fingerprint
                 readers.setdefault(base, []).append(who)
                 numbers[base] = max(numbers.get(base, 1), number_of.get(lock.fingerprint, 1))
@@ -119,7 +125,9 @@ def needed(platform: "Platform", name: str, live: "Mapping[str, Sequence[Feature
         base = view.base or view.fingerprint
         if numbers.get(base, 1) > view.number:
             view = on_own_landing(platform, _widest(view, forms, numbers[base]))
-        found.append(Needed(view=view, by=tuple(readers.pop(base, [])), current=True))
+        by = readers.pop(base, [])
+        if by or platform.project.views[name].header.online:
+            found.append(Needed(view=view, by=tuple(by), current=True))
     for base, by in readers.items():
         of_base = [form for form in forms if form.base == base]
         view = room.view_of_form(of_base[-1]) if of_base else room.view_of_lock(locks[base])
@@ -146,11 +154,11 @@ def plan(platform: "Platform", name: str | None = None) -> list[PlanRow]:
         found: list[PlanRow] = []
         try:
             for form in needed(platform, each, live):
-                found.append(_planned(platform, each, form))  # noqa: PERF401 - those before the one that fails stay
+                found.append(_planned(platform, each, form, live))  # noqa: PERF401 - those before the one that fails stay
         except ProjectError as error:
             found.append(_refused(platform, each, live, error))
         if not found:
-            platform.features.view(each)  # says what is near, or that it has no rows
+            found.append(_never_online(platform.features.view(each)))  # or it says what is near
         if each in platform.project.views:  # its row is the first
             ill = tuple(str(one) for one in platform.sources.ill([each], count=False))
             found[0] = msgspec.structs.replace(found[0], ill_sources=ill)
@@ -160,11 +168,14 @@ def plan(platform: "Platform", name: str | None = None) -> list[PlanRow]:
 
 def stale_tables(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> dict[str, str]:
     """Online tables of this project that no file and no live version needs: table → the name it was built under."""
-    project, online = platform.settings.project.name, platform.online
+    project, online = platform.settings.project.name, platform.online_glance
     wanted = set[str]()
     for kept in live.values():
-        wanted |= {room.view_of_lock(lock).table for lock in kept if lock.project == project}
-    for each in platform.project.views:
+        own = [lock for lock in kept if lock.project == project]
+        wanted |= {room.view_of_lock(lock).table for lock in own if _reads_online(platform, lock)}
+    for each, file in platform.project.views.items():
+        if not file.header.online:
+            continue
         try:
             wanted.add(platform.features.view(each).table)
         except ProjectError:  # what cannot be described today may be mended tomorrow: nothing of it goes
@@ -180,24 +191,68 @@ def stale_tables(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]
 
 
 def prune(platform: "Platform") -> list[Pruned]:
-    """Drop the online tables that nothing needs any more; the record of their forms stays.
+    """Drop the online tables that nothing needs any more, and pushed rows that are laid out for such forms; their record stays.
 
     Raises:
         FormatError: A manifest is damaged, so that nobody can say what is needed.
     """
     dropped: list[Pruned] = []
-    for table in stale_tables(platform, needs(platform)):
+    live = needs(platform)
+    stale = stale_tables(platform, live)
+    for logical in sorted(set(stale.values())):
+        builds.forget(platform.online, logical)  # first: a build of a form that comes back begins anew
+    for table in stale:
         dropped.append(Pruned(table=table, rows=platform.online.count(table)))
         platform.online.drop(table)
+    for name, folder in _stale_landing(platform, live).items():
+        dropped.append(Pruned(table=f"{SCHEMA_NAME}.{name}", rows=None))
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be laying it out anew
     return dropped
+
+
+def _stale_landing(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> "dict[str, Path]":
+    """Forms that are laid out on this machine and that no file and no live version reads: name of the landing table → folder."""
+    standing, project = laid_out(platform), platform.settings.project.name
+    keep = set(platform.project.views)
+    keep |= {
+        table_of(lock.view, lock.fingerprint) for kept in live.values() for lock in kept if lock.project == project
+    }
+    for each in names(platform, live) if standing else ():
+        try:
+            read = [table for form in needed(platform, each, live) for table in form.view.query.tables]
+            keep |= {table.removeprefix(f"{SCHEMA_NAME}.") for table in read}
+        except ProjectError:  # what cannot be described today may be mended tomorrow
+            keep |= {name for name in standing if name.partition(FORM)[0] == each}
+    return {name: folder for name, folder in standing.items() if name not in keep}
 
 
 def names(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]") -> list[str]:
     """Views that builds bring online: those of the folder, and those without a file that live models still read."""
     project = platform.settings.project.name
-    gone = {lock.view for kept in live.values() for lock in kept if lock.project == project}
-    own = [name for name, view in platform.project.views.items() if view.header.online]
-    return [*own, *sorted(gone - set(platform.project.views))]
+    locks = [lock for kept in live.values() for lock in kept if lock.project == project]
+    read = {lock.view for lock in locks if _reads_online(platform, lock)}
+    own = [name for name, view in platform.project.views.items() if view.header.online or name in read]
+    return [*own, *sorted(read - set(platform.project.views))]
+
+
+def _reads_online(platform: "Platform", lock: "FeatureLock") -> bool:
+    """Whether a live version needs the rows online: of a view that is for training only now, one that was trained before it was."""
+    file = platform.project.views.get(lock.view)
+    return file is None or file.header.online or room.view_of_lock(lock).header.online
+
+
+def _never_online(view: "View") -> PlanRow:
+    return PlanRow(
+        view=view.name,
+        version=view.version,
+        change="",
+        work="nothing",
+        since=None,
+        because="online = false: it is for training only",
+        rows=0,
+        needed_by=(),
+        breaks=(),
+    )
 
 
 def _widest(view: "View", forms: "Sequence[Form]", number: int) -> "View":
@@ -205,9 +260,9 @@ def _widest(view: "View", forms: "Sequence[Form]", number: int) -> "View":
     return next(room.view_of_form(form) for form in forms if (form.base, form.number) == (view.base, number))
 
 
-def _planned(platform: "Platform", name: str, form: Needed) -> PlanRow:
+def _planned(platform: "Platform", name: str, form: Needed, live: "Mapping[str, Sequence[FeatureLock]]") -> PlanRow:
     view, warehouse = form.view, platform.warehouse
-    state = builds.build_state(platform.online, view.table)
+    state = builds.build_state(platform.online_glance, view.table)
     row = PlanRow(
         view=name,
         version=view.version,
@@ -226,13 +281,15 @@ def _planned(platform: "Platform", name: str, form: Needed) -> PlanRow:
         return msgspec.structs.replace(row, work="nothing", because=f"it starts at {view.header.start}")
     due = room.due(view, state, warehouse, as_of=platform.now(), snapshot=room.snapshot_digest(view, warehouse))
     written = state is not None and state.table and due.work == "everything"
-    rows = platform.online.count(builds.rows_table(platform.online, view.table)) if written else None
+    glance = platform.online_glance
+    rows = glance.count(builds.rows_table(glance, view.table)) if written else None
     return msgspec.structs.replace(
         row,
         work=due.work,
         since=due.since,
         because=due.because,
         rows=0 if due.work == "nothing" else rows,
+        breaks=() if form.current else _pushed_without(platform, form, live),
         warns=(
             *(_warned(platform, name, view) if form.current else ()),
             *([due.unseen] if due.unseen else []),
@@ -276,17 +333,44 @@ def _unneeded(platform: "Platform", live: "Mapping[str, Sequence[FeatureLock]]")
             change="",
             work="prune",
             since=None,
-            because="no file and no live version needs this form; tow features prune drops it",
-            rows=sum(platform.online.count(table) for table in found),
+            because=_unneeded_because(platform, logical.split(".")[1]),
+            rows=sum(platform.online_glance.count(table) for table in found),
             needed_by=(),
             breaks=(),
             prunes=tuple(found),
         )
         for logical, found in tables.items()
+    ] + [
+        PlanRow(
+            view=name.partition(FORM)[0],
+            version=0,
+            change="",
+            work="prune",
+            since=None,
+            because="pushed rows are laid out here for a form that nothing needs; tow features prune removes them",
+            rows=None,
+            needed_by=(),
+            breaks=(),
+            prunes=(f"{SCHEMA_NAME}.{name}",),
+        )
+        for name in _stale_landing(platform, live)
     ]
 
 
+def _unneeded_because(platform: "Platform", view: str) -> str:
+    file = platform.project.views.get(view)
+    why = "no file" if file is None or file.header.online else "its file says online = false"
+    return f"{why} and no live version needs this form; tow features prune drops it"
+
+
 def _told(platform: "Platform", form: Needed) -> str:
+    said = _changed(platform, form)
+    if platform.project.views[form.view.name].header.online:
+        return said
+    return "; ".join([*([said] if said else []), "online = false; kept up until nobody reads it"])
+
+
+def _changed(platform: "Platform", form: Needed) -> str:
     forms = room.recorded(platform.objects, form.view.project, form.view.name)
     if not forms:
         return "new"
@@ -312,7 +396,7 @@ def lost(platform: "Platform", view: "View") -> tuple[str, ...]:
     kinds = {name: str(schema.field(name).type) for name in schema.names}
     gave = [*zip(view.header.keys, view.key_types, strict=False), *view.columns]
     return tuple(
-        f"'{name}' is {kinds[name]} and was {kind}" if name in kinds else f"'{name}' is gone"
+        "'{}' is {} and was {}".format(name, *type_names(kinds[name], kind)) if name in kinds else f"'{name}' is gone"
         for name, kind in gave
         if kinds.get(name) != kind
     )
@@ -326,6 +410,23 @@ def _broken(platform: "Platform", form: Needed) -> tuple[str, ...]:
     except ProjectError as error:
         return (f"{readers}: version {view.version} of '{view.name}' cannot be built any more: {error.what}",)
     return tuple(f"{readers}: in version {view.version} of '{view.name}' {what}" for what in wrong)
+
+
+def _pushed_without(platform: "Platform", form: Needed, live: "Mapping[str, Sequence[FeatureLock]]") -> tuple[str, ...]:
+    """What models lose of an older form because it has rows that are pushed, and those of today lack a column."""
+    view = form.view
+    if view.name not in platform.project.views or not any(
+        table.startswith(f"{SCHEMA_NAME}.") for table in view.query.tables
+    ):
+        return ()
+    now, base, found = platform.features.view(view.name).features, view.base or view.fingerprint, list[str]()
+    for who in form.by:
+        locks = [lock for lock in live[who] if lock.view == view.name and (lock.base or lock.fingerprint) == base]
+        read = {column.name for lock in locks for column in lock.columns}
+        if gone := [f"'{name}'" for name in view.features if name in read and name not in now]:
+            said = f"rows that are pushed to '{view.name}' now have no {', '.join(gone)}"
+            found.append(f"{who}: {said}, which is missing in version {view.version} from then on")
+    return tuple(found)
 
 
 def _warned(platform: "Platform", name: str, view: "View") -> tuple[str, ...]:
@@ -348,7 +449,7 @@ def _refused(
 ) -> PlanRow:
     project = platform.settings.project.name
     readers = [who for who, kept in live.items() if any((k.project, k.view) == (project, name) for k in kept)]
-    said = "; ".join([error.what, *error.problems])
+    said = "; ".join(error.problems) or error.what
     return PlanRow(
         view=name,
         version=0,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from towpath.errors import InputError, UnknownError, nearest
 from towpath.platform import evolution, listed, shown
+from towpath.platform.as_trained import up_to
 from towpath.platform.online_reads import OnlineReads
 from towpath.sql import Query
 
@@ -164,7 +165,8 @@ class Features:
             keys: Key columns of the spine; those of the views that were asked for unless given.
             time: The column with the moment of prediction.
             as_of: ``known`` also asks that a row had landed; ``event`` trusts the event time alone.
-            parameters: ``:name`` parameters of the spine's SQL.
+            parameters: For ``:name`` in the spine's and the views' SQL. Unless given, ``:as_of`` and ``:until`` are the platform's
+                moment, and ``:since`` lies before everything.
             to: A Parquet file to write instead, in bounded memory; relative to where the process runs.
 
         Returns:
@@ -188,7 +190,8 @@ class Features:
             if isinstance(spine, str)
             else spine
         )
-        asked = training_sets.Asked(self.split(features), keys, time, as_of, dict(parameters or {}))
+        moment = up_to(self._platform.now()) | dict(parameters or {})
+        asked = training_sets.Asked(self.split(features), keys, time, as_of, moment)
         if to is None:
             return training_sets.read(self._platform, query, asked)
         return training_sets.write(self._platform, query, asked, Path(to))
@@ -258,7 +261,7 @@ class Features:
         """Bring the online table up to what is known now; run it again after a crash and it is right.
 
         Where landing can be followed only what became known since the last build is read. A view with ``online = false``
-        is left out, and refused where it is asked for by name.
+        is left out, and refused where it is asked for by name, unless a live version was trained on it before.
 
         Args:
             view: One view; all unless given.
@@ -301,7 +304,11 @@ class Features:
                 f"'{view}' is built by its own project '{project}'.",
                 mend=f"tow features build {bare} there; tow features plan {view} says how fresh it is",
             )
-        if view and not self.view(view).header.online:
+        if (
+            view
+            and not self.view(view).header.online
+            and view not in evolution.names(self._platform, evolution.needs(self._platform))
+        ):
             raise InputError(
                 f"'{view}' is never online: its header says online = false.",
                 self.view(view).place("online"),

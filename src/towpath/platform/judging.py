@@ -1,7 +1,7 @@
 """The gate's legwork: run the candidates on the held-out rows, measure, replay, and hand the arrays to the judge."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,13 @@ import numpy as np
 from towpath import compute
 from towpath import features as views
 from towpath.errors import ModelError, TowpathError, UnknownError, nearest
-from towpath.gate.footprint import prepare, read
+from towpath.gate.footprint import prepare, quietest, read
 from towpath.gate.golden import GoldenResult, compare_golden, read_golden
 from towpath.gate.judge import Evidence, judge
 from towpath.gate.output import OutputCheck, check_output
 from towpath.gate.scores import Scores
 from towpath.gate.verdict import Footprint, Verdict
-from towpath.platform.own_landing import on_own_landing
+from towpath.platform.as_trained import AsTrained
 from towpath.platform.replayed import Replay
 from towpath.types import micros
 
@@ -165,16 +165,9 @@ def _answers_of(
     if changed or any(name not in holdout.column_names for name in names):
         own = manifest.project
         spine = holdout.select([name for name in holdout.column_names if "." not in name and ":" not in name])
-        read = {k.view if k.project == own else f"{k.project}/{k.view}": k for k in manifest.features}
         assert candidate.time is not None
-        table = views.training_set(
-            platform.warehouse,
-            spine,
-            keys=candidate.entity,
-            time=candidate.time,
-            features=[f"{called}.{column.name}" for called, k in read.items() for column in k.columns],
-            views={called: on_own_landing(platform, views.view_of_lock(k)) for called, k in read.items()},
-        )
+        trained = AsTrained(platform, manifest.features, own)
+        table = trained.joined(spine, keys=candidate.entity, time=candidate.time)
         functions = load_on_demand(manifest, champion.folder)
         if functions:
             table = views.appended_by(functions, table, manifest.features, project=own, time=candidate.time)
@@ -253,23 +246,24 @@ def _golden(handle: "ModelHandle", candidate: _Candidate) -> GoldenResult:
 def _footprint(handle: "ModelHandle", candidate: _Candidate, columns: "Mapping[str, NDArray[Any]]") -> Footprint | None:
     """Measured in a clean process; None where that process failed, which the judge turns into a refusal."""
     row = {name: _json(values[0]) for name, values in columns.items()}
-    with tempfile.TemporaryDirectory() as made:
-        manifest = msgspec.json.encode(candidate.manifest)
-        argv = prepare(
-            Path(made) / "footprint", manifest, candidate.folder, row, environments=handle.platform.environments
-        )
-        variables = {
-            name: handle.platform.variables[name]
-            for name in candidate.manifest.variables
-            if name in handle.platform.variables
-        }
-        # As a worker serves it: on one core, so that thread pools do not fight over the others.
-        alone = msgspec.structs.replace(candidate.manifest.resources, cpu=1)
-        finished = compute.run(argv, resources=alone, folder=handle.platform.folder, variables=variables)
-        try:
-            return read(finished.stdout_tail)
-        except ModelError:
-            return None
+    manifest, platform = candidate.manifest, handle.platform
+    variables = {name: platform.variables[name] for name in manifest.variables if name in platform.variables}
+    # As a worker serves it: on one core, so that thread pools do not fight over the others.
+    alone = msgspec.structs.replace(manifest.resources, cpu=1)
+
+    def measured() -> "Iterator[Footprint]":
+        while True:
+            with tempfile.TemporaryDirectory() as made:
+                written = msgspec.json.encode(manifest)
+                folder = Path(made) / "footprint"
+                argv = prepare(folder, written, candidate.folder, row, environments=platform.environments)
+                finished = compute.run(argv, resources=alone, folder=platform.folder, variables=variables)
+                yield read(finished.stdout_tail)
+
+    try:
+        return quietest(measured(), manifest.gate)
+    except ModelError:
+        return None
 
 
 def _json(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from towpath.errors import ProjectError
-from towpath.features import recorded, rows_table, split, view_of_form
+from towpath.features import recorded, split, view_of_form
 from towpath.platform import viewed
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
     ttl: str | None
     known_at: bool
     """Whether it declares when rows land."""
-    online_rows: int
+    online_rows: int | None
+    """None where the online store does not say; `rows_unknown` has why."""
     used_by: tuple[str, ...]
     published: bool
     newest_event_time: datetime | None = None
@@ -34,23 +35,27 @@ class ViewRow(msgspec.Struct, frozen=True, kw_only=True):
     built_at: datetime | None = None
     """When the last build was done."""
     state: str = ""
-    """``built``; ``not built``; ``changed since its build``; ``expired``: its newest row is older than the ttl; ``never online``;
+    """``built``; ``not built``; ``changed since its build``; ``expired``: its newest row is older than the ttl; ``never online``, or
+    ``no longer``: its file says ``online = false``;
     ``broken``: the engine refuses its SQL, and what was built of it is read on."""
     error: str = ""
     """What the engine says of a broken one."""
+    rows_unknown: str = ""
+    """Why nobody knows how many rows are online."""
 
 
 def rows(platform: "Platform") -> list[ViewRow]:
     """One row for each view of the project, with the models that read it."""
     project = platform.project
-    online = platform.online
+    online = viewed.RowCounts(platform)
     found: list[ViewRow] = []
     for name in project.views:
         try:
             view = platform.features.view(name)
         except ProjectError as error:
-            found.append(_broken(platform, name, error))
+            found.append(_broken(platform, name, error, online))
             continue
+        count, unknown = online.of(view)
         found.append(
             ViewRow(
                 view=name,
@@ -58,7 +63,8 @@ def rows(platform: "Platform") -> list[ViewRow]:
                 features=tuple(view.features),
                 ttl=view.header.ttl,
                 known_at=view.header.created_time is not None,
-                online_rows=online.count(rows_table(online, view.table)),
+                online_rows=count,
+                rows_unknown=unknown,
                 used_by=users(project, name),
                 published=view.header.publish,
                 **viewed.standing(platform, view),
@@ -97,21 +103,23 @@ def users(project: "Project", view: str) -> tuple[str, ...]:
     return tuple(name for name, model in project.models.items() if view in read(model.declaration.features))
 
 
-def _broken(platform: "Platform", name: str, error: ProjectError) -> ViewRow:
+def _broken(platform: "Platform", name: str, error: ProjectError, online: "viewed.RowCounts") -> ViewRow:
     """A view whose SQL the engine refuses, with what its last form left online."""
-    project, online = platform.project, platform.online
+    project = platform.project
     header = project.views[name].header
     forms = recorded(platform.objects, platform.settings.project.name, name)
     before = view_of_form(forms[-1]) if forms else None
     standing = viewed.standing(platform, before) if before else {}
-    standing |= {"state": "broken", "error": "; ".join([error.what, *error.problems])}
+    count, unknown = online.of(before) if before else (0, "")
+    standing |= {"state": "broken", "error": "; ".join(error.problems) or error.what}
     return ViewRow(
         view=name,
         entity=header.keys,
         features=(),
         ttl=header.ttl,
         known_at=header.created_time is not None,
-        online_rows=online.count(rows_table(online, before.table)) if before else 0,
+        online_rows=count,
+        rows_unknown=unknown,
         used_by=users(project, name),
         published=header.publish,
         **standing,

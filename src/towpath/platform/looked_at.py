@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from towpath.platform.consumers import readers
-from towpath.platform.viewed import FeatureShown, missing_as, reader_names, rows_online
+from towpath.platform.viewed import FeatureShown, RowCounts, missing_as, reader_names
 from towpath.project.on_demand import is_feature
+from towpath.types import type_name
 
 if TYPE_CHECKING:
     from towpath.platform.opened import Platform
@@ -77,6 +78,7 @@ def published_shown(platform: "Platform", name: str) -> dict[str, Any]:
     published = claims.published_view(platform.objects, project, bare)
     view, kept = platform.features.view(name), published.lock
     header, who = view.header, readers(platform, name, view.features)
+    rows, unknown = RowCounts(platform).of(view)
     return {
         "view": name,
         "description": header.description,
@@ -84,17 +86,20 @@ def published_shown(platform: "Platform", name: str) -> dict[str, Any]:
         "team": published.team,
         "state": f"published {published.published_at:%Y-%m-%d %H:%M} by {published.by}; '{project}' builds it",
         "forms": len(recorded(platform.objects, project, bare)),
-        "entity": dict(zip(kept.entity, kept.key_types, strict=True)) if kept.key_types else kept.entity,
+        "entity": dict(zip(kept.entity, map(type_name, kept.key_types), strict=True))
+        if kept.key_types
+        else kept.entity,
         "event_time": header.event_time,
         "created_time": header.created_time,
         "ttl": header.ttl,
-        "rows_online": rows_online(platform, view),
+        "rows_online": rows,
+        "rows_unknown": unknown,
         "tables": tuple(view.query.tables),
         "used_by": reader_names([one for one in who if one.features], platform.settings.project.name),
         "features": tuple(
             FeatureShown(
                 feature=column.name,
-                type=column.type,
+                type=type_name(column.type),
                 missing=missing_as(column),
                 made_of=None,
                 used_by=reader_names(

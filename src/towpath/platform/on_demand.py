@@ -1,7 +1,7 @@
 """On-demand features of a project: appended to training sets, computed beside online reads, locked for a version."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from towpath.features import FeatureLock, OnDemand, Split
     from towpath.platform.opened import Platform
     from towpath.project.on_demand import OnDemandFile
+    from towpath.stores.online import OnlineStore
 
 __all__ = ["appended", "split_code", "functions_of", "get", "input_of", "read"]
 
@@ -81,8 +82,17 @@ def read(
     asked: "Split",
     keys: Mapping[str, Sequence[object]],
     inputs: Mapping[str, Sequence[object]],
+    *,
+    online: "OnlineStore | None" = None,
 ) -> "dict[str, NDArray[Any]]":
     """Online values of features of both kinds, for rows given by keys and by columns of the request.
+
+    Args:
+        platform: Whose features.
+        asked: Which of them.
+        keys: Key column → one part a row.
+        inputs: Column of the request → one value a row.
+        online: The platform's own unless given.
 
     Raises:
         InputError: There is no row, or columns differ in length; a column of the request is not of its type, or lacks.
@@ -96,13 +106,15 @@ def read(
     n, now_us = lengths.pop(), micros(platform.now())
     locks = platform.features.locks(asked.features)
     own = platform.settings.project.name
-    columns = dict(room.OnlineReader(platform.online, locks, own).read(keys, n, now_us).columns) if locks else {}
+    columns = (
+        dict(room.OnlineReader(online or platform.online, locks, own).read(keys, n, now_us).columns) if locks else {}
+    )
     functions = functions_of(platform, asked, locks)
     known: dict[str, NDArray[Any]] = {**columns, MOMENT: np.full(n, np.datetime64(now_us, "us"))}
     named = {one.name: one for f in functions for one in f.lock.inputs if one.reads == "request"}
     for name in inputs:
         if name not in named:
-            raise InputError(f"No feature that was asked for reads '{name}'{nearest(name, named)}.")
+            raise _not_asked(name, functions, named)
     for name, one in named.items():
         if one.required and name not in inputs:
             raise InputError(f"'{name}' is not given{nearest(name, inputs)}.", mend=f"--input {name}=…")
@@ -113,6 +125,17 @@ def read(
         **{name: column for name, column in columns.items() if name not in asked.hidden},
         **{name: filled[name] for name in asked.computed},
     }
+
+
+def _not_asked(name: str, functions: "Sequence[OnDemand]", named: Iterable[str]) -> InputError:
+    """Of an input that no function takes from the request; where it is one that is looked up, that is said."""
+    mend = f"columns of the request are {', '.join(named)}" if named else "leave inputs out"
+    for one in functions:
+        for wanted in one.lock.inputs:
+            if wanted.reads != "request" and name in {wanted.name, wanted.reads}:
+                said = f"'{one.view}' looks '{wanted.name}' up, as {wanted.reads}"
+                return InputError(f"'{name}' is no column of the request: {said}.", mend=mend)
+    return InputError(f"No feature that was asked for reads '{name}'{nearest(name, named)}.", mend=mend)
 
 
 def get(platform: "Platform", name: str, key: Sequence[object], inputs: Mapping[str, object]) -> dict[str, object]:
@@ -131,7 +154,8 @@ def get(platform: "Platform", name: str, key: Sequence[object], inputs: Mapping[
         )
     given = {part: [value] for part, value in zip(entity, key, strict=True)}
     both = platform.features.split([f"{name}.*", *asked.features])
-    found = read(platform, both, given, {part: [value] for part, value in inputs.items()})
+    asked_of = {part: [value] for part, value in inputs.items()}
+    found = read(platform, both, given, asked_of, online=platform.online_glance)
     columns = {each: values for each, values in found.items() if each.startswith(f"{name}.")}
     missing = [each for each, values in columns.items() if gaps(values)[0]]
     values = {each: None if each in missing else values.tolist()[0] for each, values in columns.items()}

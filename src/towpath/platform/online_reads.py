@@ -11,12 +11,12 @@ from towpath.features import OnlineReader
 from towpath.features.builds import build_state
 from towpath.features.keys import key_column, key_part
 from towpath.platform import on_demand
-from towpath.types import duration, micros
+from towpath.types import duration, micros, type_name
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from towpath.features import Split
+    from towpath.features import OnlineRows, Split
     from towpath.platform.opened import Platform
 
 __all__ = ["OnlineReads"]
@@ -55,16 +55,20 @@ class OnlineReads:
             )
         for name, part, kind in zip(described.header.keys, key, described.key_types or (), strict=False):
             if key_part(part, kind) is None:
-                raise InputError(f"The key '{name}' is {part!r}, which is no {kind}.", described.place(name))
+                raise InputError(f"The key '{name}' is {part!r}, which is no {type_name(kind)}.", described.place(name))
         keys = {name: [part] for name, part in zip(described.header.keys, key, strict=True)}
         now_us = micros(self._platform.now())
-        found = self._reader([f"{view}.*"]).read(keys, 1, now_us)
+        found = self._glanced(view, keys, now_us, ageless=False)
         event_us = next(iter(found.event_us.values())).item()
         gone = "no row for this key"
-        if event_us < 0 and build_state(self._platform.online, described.table) is None:
+        if event_us < 0 and build_state(self._platform.online_glance, described.table) is None:
             never = f"it is never online: online = false in {described.place('online')}"
             gone = f"nothing of it is online yet: tow features build {view}" if described.header.online else never
-        hidden = event_us < 0 and (event_us := self._event_whatever_its_age(view, keys)) >= 0
+        hidden = False
+        if event_us < 0:
+            whenever = self._glanced(view, keys, _FOREVER_US, ageless=True)
+            event_us = next(iter(whenever.event_us.values())).item()
+            hidden = event_us >= 0
         if hidden:
             ttl = described.header.ttl
             old = ttl is not None and now_us - event_us > duration(ttl) / timedelta(microseconds=1)
@@ -122,12 +126,13 @@ class OnlineReads:
             {name: columns[called] for name, called in given.items()},
         )
 
-    def _event_whatever_its_age(self, view: str, keys: Mapping[str, Sequence[object]]) -> int:
-        ageless = [msgspec.structs.replace(kept, ttl_us=None) for kept in self._platform.features.locks([f"{view}.*"])]
-        found = OnlineReader(self._platform.online, ageless, self._platform.settings.project.name).read(
-            keys, 1, _FOREVER_US
-        )
-        return next(iter(found.event_us.values())).item()
+    def _glanced(self, view: str, keys: Mapping[str, Sequence[object]], now_us: int, *, ageless: bool) -> "OnlineRows":
+        """One row for somebody who waits for it; whatever its age, where that is asked for."""
+        platform = self._platform
+        locks = platform.features.locks([f"{view}.*"])
+        if ageless:
+            locks = tuple(msgspec.structs.replace(kept, ttl_us=None) for kept in locks)
+        return OnlineReader(platform.online_glance, locks, platform.settings.project.name).read(keys, 1, now_us)
 
 
 def _plain(values: "np.ndarray") -> object:

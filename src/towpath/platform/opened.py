@@ -159,6 +159,14 @@ class Platform:
         return open_online(configuration.secret(self.settings.stores.online, self.folder, self.variables), self.folder)
 
     @_Shared
+    def online_glance(self) -> "OnlineStore":
+        """The same for somebody at a prompt, who would rather be told after a second that it does not answer."""
+        from towpath.stores.online import GLANCE_MS, open_online
+
+        url = configuration.secret(self.settings.stores.online, self.folder, self.variables)
+        return open_online(url, self.folder, timeout_ms=GLANCE_MS)
+
+    @_Shared
     def catalog(self) -> "Catalog":
         """Runs, checks and incidents: what people look at."""
         from towpath.stores.catalog import Catalog
@@ -305,7 +313,7 @@ class Platform:
     def close(self) -> None:
         """Let go of the stores that were opened, also of those that were opened by another moment of this platform."""
         opener = self._opener or self
-        for name in ("online", "catalog", "warehouse"):
+        for name in ("online", "online_glance", "catalog", "warehouse"):
             if name in opener.__dict__:
                 opener.__dict__.pop(name).close()
 

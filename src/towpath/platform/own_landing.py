@@ -1,11 +1,12 @@
 """The landing table of a form that the file of its view does not have any more: what was pushed, in its own columns."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from towpath.features import recorded, view_of_form
-from towpath.journal.landing import FORM, SCHEMA_NAME
+from towpath.journal.landing import FORM, SCHEMA_NAME, laid_out_in
 from towpath.project.folder import ViewFile
 from towpath.warehouse.landed import renamed
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from towpath.project.declarations import FeatureHeader
     from towpath.sql import Query
 
-__all__ = ["on_own_landing", "source"]
+__all__ = ["FOLDER", "laid_out", "on_own_landing", "source", "table_of"]
 
+FOLDER = Path(".towpath", "landing")
+"""Of a project's folder: where pushed rows are laid out."""
 _DIGITS = 8
 
 
@@ -36,8 +39,19 @@ def on_own_landing(platform: "Platform", view: "View") -> "View":
         return view
     if _is_in_file(platform, view) or table in platform.warehouse.tables():
         return view
-    name = f"{view.name}{FORM}{view.fingerprint[:_DIGITS]}"
+    name = table_of(view.name, view.fingerprint)
     return msgspec.structs.replace(view, query=renamed(view.query, {table: name}, SCHEMA_NAME))
+
+
+def table_of(view: str, fingerprint: str) -> str:
+    """Name of the landing table of one form of a view, without its schema."""
+    return f"{view}{FORM}{fingerprint[:_DIGITS]}"
+
+
+def laid_out(platform: "Platform") -> dict[str, Path]:
+    """What is laid out on this machine: the name of a view, or of a form of one, and its folder."""
+    folder = laid_out_in(platform.folder / FOLDER, platform.objects, platform.settings.project.name)
+    return {each.name: each for each in sorted(folder.iterdir()) if each.is_dir()} if folder.is_dir() else {}
 
 
 def source(platform: "Platform", name: str) -> "ViewSource | None":

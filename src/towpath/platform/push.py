@@ -35,11 +35,13 @@ def push(platform: "Platform", view: "View", rows: Any) -> PushAnswer:
     )
     accepted = unchanged = refused = 0
     problems: list[RefusedRow] = []
+    without: tuple[str, ...] = ()
     try:
         pusher = Pusher(lambda: platform.online, journal, platform.clock)
         for start in range(0, len(listed), _CHUNK_ROWS):
             part = pusher.push(forms, listed[start : start + _CHUNK_ROWS], consumer=platform.who, strict=False)
             accepted, unchanged, refused = accepted + part.accepted, unchanged + part.unchanged, refused + part.refused
+            without = part.without
             problems += [replace(one, row=one.row + start) for one in part.problems]
     finally:
         journal.close()
@@ -49,6 +51,7 @@ def push(platform: "Platform", view: "View", rows: Any) -> PushAnswer:
         unchanged=unchanged,
         refused=refused,
         problems=tuple(problems[:100]),
+        without=without,
     )
 
 
@@ -69,8 +72,9 @@ def landing_tables(platform: "Platform") -> "LandingTables":
             forms[name] = found
         return found
 
-    folder = platform.folder / ".towpath" / "landing"
-    return LandingTables(platform.objects, platform.settings.project.name, view, flush, folder)
+    return LandingTables(
+        platform.objects, platform.settings.project.name, view, flush, platform.folder / own_landing.FOLDER
+    )
 
 
 def expire(platform: "Platform", view: "View") -> int:

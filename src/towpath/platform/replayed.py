@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from towpath.errors import TowpathError
+from towpath.features.lock import called
 from towpath.gate.fallbacks import FallbackCheck, check_fallback
 from towpath.gate.output import wrong_rows
+from towpath.platform.as_trained import AsTrained
 from towpath.types import duration
 
 if TYPE_CHECKING:
@@ -139,13 +141,14 @@ class Replay:
         """The column as it was known at each row's moment; NaN or None where there was no row."""
         from towpath.models import columns_of
 
-        manifest, own = self._manifest, f"{self._manifest.project}/"
+        manifest, own = self._manifest, self._manifest.project
         spine = self._holdout.select([n for n in self._holdout.column_names if "." not in n and ":" not in n])
         assert manifest.time is not None
-        features = self._handle.platform.features
-        table = features.training_set(spine, [name], keys=manifest.entity, time=manifest.time)
-        called = next(n for n in table.column_names if n.removeprefix(own) == name.removeprefix(own))
-        return columns_of(table.select([called]))[called]
+        view = name.removeprefix(f"{own}/").rpartition(".")[0]
+        locks = [lock for lock in manifest.fallback_features if called(lock, own) == view]
+        trained = AsTrained(self._handle.platform, locks, own)
+        table = trained.joined(spine, keys=manifest.entity, time=manifest.time)
+        return columns_of(trained.filled(table).select(trained.names))[name.removeprefix(f"{own}/")]
 
     def _earlier(self, age_s: float) -> "NDArray[Any]":
         """What the candidate answered to the same key at its last moment before, no longer ago than that."""

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from towpath.errors import InputError, TowpathError, UnknownError, nearest
-from towpath.features import key_part, view_of_lock
+from towpath.features import key_part
+from towpath.features.lock import called as called_by
 from towpath.features.skew import FeatureSkew, Served, compare
-from towpath.platform.own_landing import on_own_landing
-from towpath.platform.training import BEGINNING
+from towpath.platform.as_trained import AsTrained, up_to
 from towpath.project.on_demand import TIME
 from towpath.traffic import point
 from towpath.types import micros, utc
@@ -147,7 +147,7 @@ def _replayed(
             except TowpathError as error:
                 left_out |= dict.fromkeys((lock.view for lock in manifest.on_demand), error.what)
         for lock in manifest.features:
-            called = _called(lock, manifest)
+            called = called_by(lock, manifest.project)
             rows = [one for one in of_version if called in one.events]
             if not rows:
                 continue
@@ -206,7 +206,7 @@ def _known(
     """What training would have seen of a view at each answer, and when it became true."""
     import pyarrow as pa
 
-    view = on_own_landing(platform, view_of_lock(lock))
+    view = AsTrained(platform, [lock], manifest.project).view(called_by(lock, manifest.project))
     described = platform.warehouse.describe(view.query)
     parts = [
         answer.features | dict(zip(manifest.entity, msgspec.json.decode(answer.entity_key), strict=True))
@@ -221,8 +221,7 @@ def _known(
         spine[f"k{place}"] = pa.array([key_part(one[key], str(kind)) for one in parts], kind)
     event = view.header.event_time
     names = [column.name for column in lock.columns]
-    moments = {"as_of": until, "since": BEGINNING, "until": until}
-    known = platform.warehouse.point_in_time(view.facts([*names, event]), pa.table(spine), "known", moments)
+    known = platform.warehouse.point_in_time(view.facts([*names, event]), pa.table(spine), "known", up_to(until))
     return known, known.column(event).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
 
 
@@ -238,7 +237,7 @@ def _computed_again(
     from towpath.registry import versions
 
     inputs = [one for lock in manifest.on_demand for one in lock.inputs]
-    views = {_called(lock, manifest): lock for lock in manifest.features}
+    views = {called_by(lock, manifest.project): lock for lock in manifest.features}
     behind = {view for one in inputs if (view := one.reads.rpartition(".")[0]) in views}
     asked = {one.name: one for one in inputs if one.reads == "request"}
     # what the caller brought itself is not there, and neither is what an older server wrote
@@ -281,10 +280,6 @@ def _computed_again(
                 offline_event_us=[int(stale[at]) for at in logged],
             )
     return found
-
-
-def _called(lock: "FeatureLock", manifest: "Manifest") -> str:
-    return lock.view if lock.project == manifest.project else f"{lock.project}/{lock.view}"
 
 
 def _together(parts: Sequence[FeatureSkew], limit: float) -> FeatureSkew:

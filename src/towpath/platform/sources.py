@@ -14,7 +14,7 @@ from towpath.platform import shown
 from towpath.platform.remembered import SeenColumn, SeenSource, recall, remember
 from towpath.project.sources import KINDS, SourceDeclaration, kind_of
 from towpath.sql import Query, quoted
-from towpath.types import duration, duration_text
+from towpath.types import duration, duration_text, type_name, type_names
 from towpath.warehouse import FileWarehouse
 
 if TYPE_CHECKING:
@@ -288,16 +288,21 @@ class Sources:
             if name not in types:
                 yield self._column(table, name, f"column '{name}' is expected ({kind}) and is not there")
             elif not _fits(types[name], kind):
-                yield self._column(table, name, f"column '{name}' is {types[name]}, and {kind} is expected")
+                yield self._column(
+                    table, name, f"column '{name}' is {type_names(types[name], kind)[0]}, and {kind} is expected"
+                )
         seen = self._seen(table)
         for column in seen.columns if seen else ():
             since = f"the build of {seen.seen_at:%Y-%m-%d}" if seen else ""
             if column.name in declared.columns:
                 continue  # said already, or meant so
             if column.name not in types and self._matters(table, column.name):
-                yield self._column(table, column.name, f"column '{column.name}' ({column.type}) is gone since {since}")
+                yield self._column(
+                    table, column.name, f"column '{column.name}' ({type_name(column.type)}) is gone since {since}"
+                )
             elif column.name in types and types[column.name] != column.type and self._matters(table, column.name):
-                said = f"column '{column.name}' was {column.type} and is {types[column.name]} since {since}"
+                was, now = type_names(column.type, types[column.name])
+                said = f"column '{column.name}' was {was} and is {now} since {since}"
                 yield self._column(table, column.name, said)
 
     def _matters(self, table: str, column: str) -> bool:

@@ -9,11 +9,12 @@ import msgspec
 
 from towpath import features as views
 from towpath.errors import ProjectError
+from towpath.features.lock import names_of
 from towpath.models.folders import files_of
 from towpath.models.manifest import Manifest
+from towpath.platform.as_trained import up_to
 from towpath.platform.on_demand import split_code
 from towpath.project.locks import lock_beside
-from towpath.types import utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainedVersion", "published", "spine_parameters", "train"]
 
-BEGINNING = utc("1900-01-01")
 """What ``:since`` is where nobody said otherwise."""
 
 
@@ -66,7 +66,7 @@ def train(
     if answering:
         platform.features.record(answering)
     computed = views.lock_on_demand(asked.files, locks, project.name)
-    read = [name for lock in locks for name in _names(lock, project.name)]
+    read = [name for lock in locks for name in names_of(lock, project.name)]
     names = [*(name for name in read if name not in asked.hidden), *asked.computed]
     table = views.with_defaults(_training_set(handle, asked), locks, project.name)
     metrics = {
@@ -146,8 +146,7 @@ def published(objects: "Objects", model: str, run_id: str) -> "Published | None"
 
 def spine_parameters(handle: "ModelHandle") -> dict[str, object]:
     """Everything known up to the platform's moment."""
-    now = handle.platform.now()
-    return {"as_of": now, "since": BEGINNING, "until": now}
+    return up_to(handle.platform.now())
 
 
 def _files(handle: "ModelHandle", trained: "Trained") -> dict[str, bytes | Path]:
@@ -191,11 +190,6 @@ def _training_set(handle: "ModelHandle", asked: views.Split) -> "pa.Table":
             f"select … as {missing[0]}",
         )
     return table
-
-
-def _names(lock: "FeatureLock", project: str) -> list[str]:
-    view = lock.view if lock.project == project else f"{lock.project}/{lock.view}"
-    return [f"{view}.{column.name}" for column in lock.columns]
 
 
 def _manifest(handle: "ModelHandle", trained: "Trained", locks: "tuple[FeatureLock, ...]", number: int) -> Manifest:

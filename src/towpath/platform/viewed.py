@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from towpath.errors import TowpathError
+from towpath.errors import TowpathError, UnavailableError
 from towpath.platform import shown
 from towpath.platform.consumers import readers
 from towpath.platform.remembered import SeenView, recall
-from towpath.types import duration
+from towpath.types import duration, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from towpath.platform.opened import Platform
     from towpath.project.declarations import FeatureDeclaration
 
-__all__ = ["FeatureShown", "Viewed", "missing_as", "reader_names", "rows_online", "standing", "state_of"]
+__all__ = ["FeatureShown", "RowCounts", "Viewed", "missing_as", "reader_names", "standing", "state_of"]
 
 
 class FeatureShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class FeatureShown(msgspec.Struct, frozen=True, kw_only=True):
 
     feature: str
     type: str
-    """Arrow's name."""
+    """As headers say it."""
     missing: str
     """What a missing value becomes: null, a default, or a refusal."""
     made_of: tuple[str, ...] | None
@@ -76,7 +76,7 @@ class Viewed:
             found.append(
                 FeatureShown(
                     feature=name,
-                    type=kind,
+                    type=type_name(kind),
                     missing=missing_as(said),
                     made_of=None if parts is None else tuple(map(str, parts)),
                     used_by=reader_names([one for one in readers_ if name in one.features], view.project),
@@ -96,18 +96,20 @@ class Viewed:
         seen = recall(platform.objects, view.project, self.name, SeenView)
         features, lineage = self.features, platform.sources.lineage(self.name)
         ill = platform.sources.ill([self.name])
+        rows, unknown = RowCounts(platform).of(view)
         return {
             "view": self.name,
             "description": header.description,
             "owner": header.owner,
             "state": state_of(view, seen, platform.now()),
-            "entity": dict(zip(header.keys, view.key_types, strict=True)),
+            "entity": dict(zip(header.keys, map(type_name, view.key_types), strict=True)),
             "event_time": header.event_time,
             "created_time": header.created_time,
             "ttl": header.ttl,
             "schedule": header.schedule,
             "published": header.publish,
-            "rows_online": rows_online(platform, view),
+            "rows_online": rows,
+            "rows_unknown": unknown,
             "newest_event_time": seen.newest_event_time if seen else None,
             "last_build": seen.built_at if seen else None,
             "tables": lineage.tables,
@@ -148,7 +150,7 @@ def standing(platform: "Platform", view: "View") -> dict[str, Any]:
 def state_of(view: "View", seen: SeenView | None, now: datetime) -> str:
     """How a view stands, in a word or two."""
     if not view.header.online:
-        return "never online"
+        return "never online" if seen is None else "no longer online"
     if seen is None:
         return "not built"
     newest, ttl = seen.newest_event_time, view.header.ttl
@@ -157,14 +159,35 @@ def state_of(view: "View", seen: SeenView | None, now: datetime) -> str:
     return "built" if seen.fingerprint == view.fingerprint else "changed since its build"
 
 
-def rows_online(platform: "Platform", view: "View") -> int | None:
-    """Rows in the online table that readers are sent to; None where the store does not answer."""
-    from towpath.features import rows_table
+class RowCounts:
+    """How many rows of views are online; of a store that did not answer once nothing is asked again.
 
-    try:
-        return platform.online.count(rows_table(platform.online, view.table))
-    except TowpathError:
-        return None
+    Args:
+        platform: Whose store.
+    """
+
+    def __init__(self, platform: "Platform") -> None:
+        self._platform = platform
+        self._away: UnavailableError | None = None
+
+    def of(self, view: "View") -> tuple[int | None, str]:
+        """Rows in the table that readers are sent to; or None, and why nobody knows.
+
+        Args:
+            view: Of this project, or one that another published.
+        """
+        from towpath.features import rows_table
+
+        try:
+            if self._away is None:
+                online = self._platform.online_glance
+                return online.count(rows_table(online, view.table)), ""
+        except UnavailableError as error:
+            self._away = error
+        except TowpathError as error:
+            return None, error.what
+        assert self._away is not None
+        return None, f"{self._away.what.rstrip('.')}: {self._away.where}"
 
 
 def missing_as(said: "FeatureDeclaration | FeatureColumn | None") -> str:
