@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from online_stand import STORES, online_address
 from towpath import features
 from towpath.clock import FixedClock
-from towpath.errors import ConflictError, InputError
+from towpath.errors import ConflictError, InputError, ProjectError
 from towpath.features import builds
 from towpath.project.declarations import FeatureHeader
 from towpath.project.folder import ViewFile
@@ -194,7 +194,7 @@ def test_a_row_of_a_later_event_counts_when_its_time_has_come(stand: Stand) -> N
     stand.build(view, 10)
     assert stand.read(view, ["1"], 10) == [1.0]
     built = stand.build(view, 60)
-    assert (built.work, built.rows, built.because) == ("since", 1, "time went on; no file of its tables changed")
+    assert (built.work, built.rows, built.because) == ("since", 1, "time went on; its tables did not change")
     assert stand.read(view, ["1"], 60) == [2.0]
 
 
@@ -453,11 +453,35 @@ def test_two_processes_do_not_build_everything_of_one_view(stand: Stand) -> None
     def again(rows: int) -> None:
         if rows:  # with 0 it has not begun
             told.append(rows)
-            with pytest.raises(ConflictError, match=r"^.shop.v\d+. is being built already"):
+            with pytest.raises(
+                ConflictError,
+                match=rf"^The view 'v\d+' of 'shop' is being built already, by process {os.getpid()} on .+ since 20",
+            ):
                 stand.build(view, 40, full=True)
 
     features.build(view, stand.warehouse, stand.online, as_of=moment(40), full=True, clock=CLOCK, progress=again)
     assert told == [1]
+
+
+def test_a_builder_is_gone_whose_number_another_process_has_now(stand: Stand) -> None:
+    view = stand.view([Row("1", 0, 0, 1)], created_time="created")
+    stand.build(view, 10)
+    # given what a build left that was killed with its container, whose processes are numbered as before when it starts anew
+    mine = builds.begin_beside(stand.online, view.table)
+    assert mine.beside is not None
+    old = replace(mine, step=mine.step + 1, beside=replace(mine.beside, table=f"{view.table}~{micros(START):x}"))
+    builds.put_state(stand.online, view.table, old)
+    stand.online.drop(mine.beside.table)
+    # then the next one does not wait for itself
+    assert stand.build(view, 40, full=True).entities == 1
+
+
+def test_a_whole_number_beyond_int64_is_told_with_the_column_that_holds_it(stand: Stand) -> None:
+    sql = "select id, event, x, cast(x as ubigint) + 9223372036854775808 as large from {name}"
+    view = stand.view([Row("1", 0, 0, 1)], sql=sql)
+    with pytest.raises(ProjectError, match="Column 'large' holds a whole number beyond int64, 9223372036854775807"):
+        stand.build(view, 10)
+    assert stand.read(view, ["1"], 10) == [None]
 
 
 def test_a_build_that_fails_leaves_what_was_there_and_the_next_is_right(stand: Stand) -> None:

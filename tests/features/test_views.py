@@ -92,6 +92,8 @@ def test_a_faulty_select_is_refused_with_what_is_wrong(warehouse: Warehouse, sel
     [
         ({"id": ["1"], "t": [datetime(2011, 1, 1)]}, "Key 'id' is string in the spine and int64 in the view 'prices'"),
         ({"id": [1.0], "t": [datetime(2011, 1, 1)]}, "Key 'id' is double in the spine and int64"),
+        ({"id": [1.0, None], "t": [datetime(2011, 1, 1)] * 2}, ".astype({'id': 'Int64'})"),
+        ({"id": pa.array([2**63], pa.uint64()), "t": [datetime(2011, 1, 1)]}, "goes beyond 9223372036854775807"),
         ({"id": [1], "t": ["2011-01-01"]}, "The time column 't' of the spine is string"),
         ({"idd": [1], "t": [datetime(2011, 1, 1)]}, "no column 'id'; did you mean 'idd'"),
         ({"id": [1], "time": [datetime(2011, 1, 1)]}, "no column 't'"),

@@ -347,7 +347,9 @@ STORED: dict[str, msgspec.Struct] = {
         as_of="known",
         features=("prices.price", "basket.ratio"),
         spine_digest=DIGEST,
-        views=(ViewRead(view="prices", fingerprint="9f86d081884c7d65", ttl="30d", null_keys=2),),
+        views=(
+            ViewRead(view="prices", fingerprint="9f86d081884c7d65", ttl="30d", null_keys=2, tables=("shop.prices",)),
+        ),
         functions=(FunctionRead(view="basket", digest=DIGEST),),
         parameters={"as_of": "2026-03-01 12:30:15.000001+00:00"},
         tables=(
@@ -440,6 +442,7 @@ STORED: dict[str, msgspec.Struct] = {
         unchanged=1,
         refused=1,
         problems=(RefusedRow(row=3, error="'price' is 'many', which is no double."),),
+        without=("currency",),
     ),
     "error.json": WireError(error="There is no model 'demnad'.", code="unknown", mend="did you mean 'demand'?"),
     "outcome.json": Outcome(

@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from towpath.clock import Clock
-from towpath.errors import InputError, TowpathError
+from towpath.errors import InputError, ProjectError, TowpathError
 from towpath.features import builds
 from towpath.features.builds import BuildState
 from towpath.features.due import Due, beginning, counted, due, lookback, snapshot_digest
@@ -74,7 +74,7 @@ class _Run(msgspec.Struct):
             types = tuple(str(reader.schema.field(f"k{i}").type) for i in range(len(self.view.header.keys)))
             schema = RowSchema(number=self.view.number, keys=types, columns=self.view.columns)
             self.online.write(SCHEMAS, [(schema_key(self.view.table, schema.number), schema.to_bytes())])
-            for batch in reader:
+            for batch in _named(self.view, reader):
                 if batch.num_rows == 0:
                     continue
                 into(list(zip(_keys(batch, len(types)), encode(batch.columns[len(types) :], schema), strict=True)))
@@ -224,6 +224,20 @@ def _check_interval(view: View, since: datetime | None, as_of: datetime, *, full
             view.place("start"),
             "ask for a later interval, or mend start in the header",
         )
+
+
+def _named(view: View, reader: "pa.RecordBatchReader") -> "Generator[pa.RecordBatch]":
+    """The batches; an error that names one of their columns by its place says the view's name for it."""
+    try:
+        yield from reader
+    except ProjectError as error:
+        names = {f"'k{i}'": name for i, name in enumerate(view.header.keys)}
+        names |= {f"'f{i}'": name for i, name in enumerate(view.features)}
+        place = next((place for place in names if f"Column {place}" in error.what), None)
+        if place is None:
+            raise
+        said = error.what.replace(place, f"'{names[place]}'")
+        raise ProjectError(said, view.query.path, error.mend, error.problems) from error
 
 
 def _keys(batch: "pa.RecordBatch", parts: int) -> list[bytes]:

@@ -9,7 +9,8 @@ import secrets
 import socket
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
@@ -25,6 +26,7 @@ __all__ = [
     "Former",
     "begin_beside",
     "build_state",
+    "forget",
     "give_up",
     "going_on",
     "put_state",
@@ -40,6 +42,8 @@ BUILDS = "builds"
 GRACE_S = 60.0
 """A table that was swapped out stays that long, for readers that still hold its name."""
 _ABANDONED_S = 600.0
+_CLOCKS_S = 5.0
+"""By how much two clocks of one machine may disagree."""
 _SETTLED_S = 5.0
 _SETTLING_S = 0.005
 _SIGN = 1 << 63
@@ -58,7 +62,7 @@ class Filling(msgspec.Struct, frozen=True, kw_only=True):
     def abandoned(self, now: datetime) -> bool:
         """Whether its builder is gone: the process, where it ran here; else nothing was heard for ten minutes."""
         if self.host == socket.gethostname():
-            return not _alive(self.pid)
+            return not _alive(self.pid, _began(self.table))
         return (now - self.seen_at).total_seconds() > _ABANDONED_S
 
 
@@ -202,7 +206,7 @@ def _alone(online: OnlineStore, table: str, mine: str) -> BuildState:
         state = build_state(online, table) or BuildState(step=0)  # read after the names: what was swapped in is kept
         now = SystemClock().now()
         if state.beside is not None and not state.beside.abandoned(now):
-            raise _conflict(table, f"process {state.beside.pid} on {state.beside.host}")
+            raise _conflict(table, f"process {state.beside.pid} on {state.beside.host}", _began(state.beside.table))
         keep = {state.table, *(former.table for former in state.former)}
         others = [name for name in names if name not in keep]
         for name in [each for each in others if _left(each, now)]:
@@ -211,27 +215,44 @@ def _alone(online: OnlineStore, table: str, mine: str) -> BuildState:
         if not others:
             return state
         if min(others) < mine or time.monotonic() > until:
-            raise _conflict(table, "a process that began in the same moment")
+            first = min(others)
+            raise _conflict(table, _builder(first), _began(first))
         time.sleep(_SETTLING_S)
 
 
 def _left(name: str, now: datetime) -> bool:
     """Whether the builder that made a table, which nobody announced, is gone."""
-    began, _, builder = name.rpartition("~")[2].partition(".")
-    if micros(now) - int(began, 16) > _ABANDONED_S * 1e6:
+    began, builder = _began(name), _parts(name)[1:]
+    if (now - began).total_seconds() > _ABANDONED_S:
         return True
-    host, _, process = builder.partition(".")
-    return not builder or (host == _here() and not _alive(int(process.partition(".")[0], 16)))
+    return len(builder) < 2 or (builder[0] == _here() and not _alive(int(builder[1], 16), began))  # noqa: PLR2004 - host, process
+
+
+def _parts(name: str) -> list[str]:
+    """Of ``table~began.host.process.chance`` what stands behind the mark."""
+    return name.rpartition("~")[2].split(".")
+
+
+def _began(name: str) -> datetime:
+    """When the builder of a table made it."""
+    return datetime.fromtimestamp(int(_parts(name)[0], 16) / 1e6, tz=UTC)
+
+
+def _builder(name: str) -> str:
+    _, host, process, *_ = _parts(name)
+    return f"process {int(process, 16)} on {socket.gethostname() if host == _here() else 'another machine'}"
 
 
 def _here() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _conflict(table: str, who: str) -> ConflictError:
+def _conflict(table: str, who: str, since: datetime) -> ConflictError:
+    project, view = table.split(".")[:2]
     return ConflictError(
-        f"'{table.rpartition('.')[0]}' is being built already, by {who}.",
-        mend="wait until it has ended; if it is gone, try again in ten minutes",
+        f"The view '{view}' of '{project}' is being built already, by {who} since {since:%Y-%m-%d %H:%M:%S}.",
+        mend="wait until it has ended, or end it, then tow features build; of one that is gone on another machine it is known"
+        " after ten minutes",
     )
 
 
@@ -297,6 +318,18 @@ def sweep(online: OnlineStore, table: str, state: BuildState) -> BuildState:
     return state
 
 
+def forget(online: OnlineStore, table: str) -> None:
+    """Let the next build do everything, because the rows are about to be dropped; a builder that is under way gives up.
+
+    Args:
+        online: The store.
+        table: The name that the view's form or a lock gives.
+    """
+    state = build_state(online, table)
+    if state is not None:
+        put_state(online, table, BuildState(step=state.step + 1))
+
+
 def _aged(former: tuple[Former, ...], now: datetime) -> tuple[tuple[Former, ...], list[Former]]:
     gone = [each for each in former if (now - each.since).total_seconds() > GRACE_S]
     return tuple(each for each in former if each not in gone), gone
@@ -306,15 +339,30 @@ def _mine(online: OnlineStore, table: str, state: BuildState) -> BuildState:
     standing = build_state(online, table)
     mine = state.beside.table if state.beside else ""
     if standing is None or standing.beside is None or standing.beside.table != mine:
-        raise ConflictError(f"Another build of '{table}' took over from this one.", mend="tow features build")
+        project, view = table.split(".")[:2]
+        raise ConflictError(
+            f"Another build of the view '{view}' of '{project}' took over from this one.", mend="tow features build"
+        )
     return standing
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, since: datetime) -> bool:
+    """Whether the process of that number, which ran at a moment, still runs: a container that starts anew has the same numbers."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    started = _started(pid)
+    return started is None or started <= since.timestamp() + _CLOCKS_S
+
+
+def _started(pid: int) -> float | None:
+    """When a process started, in seconds since 1970; none where the system does not tell as Linux does."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+        return int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None

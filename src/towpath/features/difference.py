@@ -10,6 +10,7 @@ from towpath.features.due import beginning
 from towpath.features.forms import Change, change
 from towpath.features.keys import family
 from towpath.features.views import View
+from towpath.types import type_name, type_names
 from towpath.warehouse.engine import Engine
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def _types(shared: Sequence[str], sides: "Sequence[pa.Schema]") -> list[tuple[st
     """Each feature that both have, with its type."""
     kinds = [[str(schema.field(f"f{i}").type) for schema in sides] for i in range(len(shared))]
     return [
-        (name, one if one == other else f"{one} → {other}") for name, (one, other) in zip(shared, kinds, strict=True)
+        (name, type_name(one) if one == other else " → ".join(type_names(one, other)))
+        for name, (one, other) in zip(shared, kinds, strict=True)
     ]
 
 

@@ -73,11 +73,11 @@ def due(
         return Due(work="everything", because="columns were added, and old rows do not have them")
     unchanged = snapshot is not None and snapshot == state.snapshot
     if unchanged and as_of <= state.as_of:
-        return Due(work="nothing", because="no file of its tables changed since the last build")
+        return Due(work="nothing", because="its tables did not change since the last build")
     if moment := _names_moment(view.query):
         return Due(work="everything", because=f"its SQL names :{moment}, so each moment has rows of its own")
     if unchanged:
-        return Due(work="since", since=state.as_of, because="time went on; no file of its tables changed")
+        return Due(work="since", since=state.as_of, because="time went on; its tables did not change")
     return _changed(view, state, warehouse, known_files=snapshot is not None)
 
 
@@ -86,7 +86,7 @@ def _changed(view: View, state: BuildState, warehouse: "Warehouse", *, known_fil
     assert state.as_of is not None
     back = lookback(view)
     if back is None:
-        why = "files of its tables changed" if known_files else "the engine does not tell whether its tables changed"
+        why = "its tables changed" if known_files else "the engine does not tell whether its tables changed"
         return Due(work="everything", because=f"{why}, and it declares neither created_time nor lookback")
     if state.counted_until is not None and state.counted_rows is not None:
         before = counted(view, warehouse, state.counted_until)

@@ -17,6 +17,7 @@ from towpath.features.views import View
 from towpath.project.declarations import FeatureHeader
 from towpath.sql import Query
 from towpath.stores.objects import Objects
+from towpath.types import type_names
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -181,7 +182,8 @@ def change(old: View, new: View) -> Change:
     before, after = dict(old.columns), dict(new.columns)
     added = tuple(name for name in after if name not in before)
     dropped = tuple(name for name in before if name not in after)
-    retyped = tuple(f"{n}: {before[n]} → {after[n]}" for n in before if n in after and before[n] != after[n])
+    other = [name for name in before if name in after and before[name] != after[name]]
+    retyped = tuple(f"{name}: {' → '.join(type_names(before[name], after[name]))}" for name in other)
     computation = _rekeyed(old, new)
     if not computation and not dropped and not retyped and not _same_rows(old, new):
         computation = "the computation changed"
@@ -194,7 +196,8 @@ def _rekeyed(old: View, new: View) -> str:
     if old.header.keys != new.header.keys:
         return f"keyed by {', '.join(new.header.keys)} and no longer by {', '.join(old.header.keys)}"
     if old.key_types and new.key_types and old.key_types != new.key_types:
-        return f"keys are {', '.join(new.key_types)} and no longer {', '.join(old.key_types)}"
+        kinds = [type_names(*pair) for pair in zip(new.key_types, old.key_types, strict=True)]
+        return f"keys are {', '.join(now for now, _ in kinds)} and no longer {', '.join(was for _, was in kinds)}"
     for name in ("event_time", "created_time", "start"):
         if getattr(old.header, name) != getattr(new.header, name):
             return f"{name} is {getattr(new.header, name)} and no longer {getattr(old.header, name)}"

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["FeatureColumn", "FeatureLock", "OnDemandInputLock", "OnDemandLock"]
+__all__ = ["FeatureColumn", "FeatureLock", "OnDemandInputLock", "OnDemandLock", "called", "names_of"]
 
 
 class FeatureColumn(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,3 +75,24 @@ class OnDemandLock(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that it gives; what the model reads of it stands in the signature."""
     budget_ms: int = 50
     """How long one call may take in serving."""
+
+
+def called(lock: FeatureLock | OnDemandLock, own: str | None = None) -> str:
+    """What a model of the project `own` calls a view or a function: by the bare name what is its own, else ``project/view``.
+
+    Args:
+        lock: Of the view or function.
+        own: The model's project; none calls everything by the bare name.
+
+    Examples:
+        >>> prices = FeatureLock(project="shop", view="prices", fingerprint="", entity=("item_id",), columns=())
+        >>> called(prices, "shop"), called(prices, "hotel")
+        ('prices', 'shop/prices')
+    """
+    return lock.view if own is None or lock.project == own else f"{lock.project}/{lock.view}"
+
+
+def names_of(lock: FeatureLock | OnDemandLock, own: str | None = None) -> list[str]:
+    """The features of a view or a function, as a model of the project `own` names them."""
+    view = called(lock, own)
+    return [f"{view}.{column.name}" for column in lock.columns]

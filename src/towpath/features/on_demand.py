@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from towpath.errors import InputError, ModelError, ProjectError, UnknownError, nearest
-from towpath.features.lock import FeatureColumn, FeatureLock, OnDemandInputLock, OnDemandLock
+from towpath.features.lock import FeatureColumn, FeatureLock, OnDemandInputLock, OnDemandLock, names_of
 from towpath.project.on_demand import TIME, OnDemandFile, is_feature
 
 if TYPE_CHECKING:
@@ -271,11 +271,7 @@ def lock_on_demand(
     Raises:
         ProjectError: A feature that is read is a list or a struct.
     """
-    types = {
-        f"{k.view if k.project == project else f'{k.project}/{k.view}'}.{column.name}": column.type
-        for k in locks
-        for column in k.columns
-    }
+    types = {name: column.type for k in locks for name, column in zip(names_of(k, project), k.columns, strict=True)}
     found: list[OnDemandLock] = []
     for file in files:
         inputs: list[OnDemandInputLock] = []

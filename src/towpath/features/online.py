@@ -14,7 +14,7 @@ from towpath.features.build import SCHEMAS, schema_key
 from towpath.features.builds import BUILDS, table_said
 from towpath.features.encoding import Decoded, OtherSchemaError, RowSchema, decode, decode_mixed
 from towpath.features.keys import keys_bytes
-from towpath.features.lock import FeatureColumn, FeatureLock
+from towpath.features.lock import FeatureColumn, FeatureLock, called, names_of
 from towpath.features.online_columns import Columns
 from towpath.features.online_numbers import Events, Numbers, NumberView, number_view
 from towpath.features.views import online_table
@@ -256,10 +256,9 @@ class _View:
     """One view of a reader: where its rows are and what they look like, once they have been seen."""
 
     def __init__(self, kept: FeatureLock, project: str | None) -> None:
-        own = project is None or kept.project == project
-        self.called = kept.view if own else f"{kept.project}/{kept.view}"
+        self.called = called(kept, project)
         self.columns: Sequence[FeatureColumn] = kept.columns
-        self.names = [f"{self.called}.{column.name}" for column in kept.columns]
+        self.names = names_of(kept, project)
         self.entity = kept.entity
         self.table = online_table(kept.project, kept.view, kept.base or kept.fingerprint)
         self.rows_table = self.table

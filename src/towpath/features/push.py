@@ -14,7 +14,7 @@ from towpath.errors import InputError, nearest
 from towpath.features.encoding import RowSchema, encode
 from towpath.features.keys import key_bytes, key_part
 from towpath.features.views import View
-from towpath.types import micros, utc
+from towpath.types import micros, type_name, utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,7 +106,7 @@ class RowForm:
     def described(self) -> str:
         """Columns and their types, for messages."""
         pairs = (*self._keys, (self._event, "time"), *self.schema.columns)
-        return ", ".join(f"{name} {kind}" for name, kind in pairs)
+        return ", ".join(f"{name} {type_name(kind)}" for name, kind in pairs)
 
     def check(self, rows: Sequence[object], now_us: int) -> tuple[list[PushedRow], list[RefusedRow]]:
         """Tell the rows that fit from those that do not; each is taken whole or refused whole.
@@ -208,7 +208,7 @@ def _key(name: str, given: Any, kind: str) -> object:
         raise InputError(f"The key '{name}' is missing.")
     part = None if isinstance(given, list | dict) else key_part(given, kind)
     if part is None or (isinstance(part, float) and not isfinite(part)) or not _in_range(part, kind):
-        raise InputError(f"The key '{name}' is {_shown(given)}, which is no {kind}.")
+        raise InputError(f"The key '{name}' is {_shown(given)}, which is no {type_name(kind)}.")
     return part
 
 
@@ -218,7 +218,7 @@ def _value(name: str, given: Any, kind: str, read: Callable[[Any], Any]) -> Any:
     try:
         return read(given.item() if isinstance(given, np.generic) else given)
     except (ValueError, InputError, OverflowError) as error:
-        raise InputError(f"'{name}' is {_shown(given)}, which is no {kind}.") from error
+        raise InputError(f"'{name}' is {_shown(given)}, which is no {type_name(kind)}.") from error
 
 
 def _reader(kind: str) -> Callable[[Any], Any]:

@@ -55,6 +55,8 @@ class ViewRead(msgspec.Struct, frozen=True, kw_only=True):
     """How old a value might be."""
     null_keys: int = 0
     """Rows of the spine whose key of this view has a null part, so that nothing matched."""
+    tables: tuple[str, ...] = ()
+    """What its SQL reads; the fingerprint knows it already, and the digest leaves it out."""
 
 
 class FunctionRead(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +100,9 @@ class TrainingSetManifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         """One digest of everything that decides the rows."""
-        proved = msgspec.structs.replace(self, unproved=())
+        proved = msgspec.to_builtins(msgspec.structs.replace(self, unproved=()))
+        for view in proved["views"]:
+            del view["tables"]
         return "sha256:" + hashlib.sha256(msgspec.json.encode(proved)).hexdigest()
 
     def same_as(self, other: "TrainingSetManifest") -> bool:
@@ -119,7 +123,11 @@ class TrainingSetManifest(msgspec.Struct, frozen=True, kw_only=True):
         found += _differing("the view", _forms(self.views), _forms(other.views))
         found += _differing("the function", _by_name(self.functions), _by_name(other.functions))
         found += _differing("the parameter", self.parameters, other.parameters)
-        found += _differing("the table", _by_name(self.tables), _by_name(other.tables))
+        read_by = [(table, view.view) for view in (*self.views, *other.views) for table in view.tables]
+        for name in _names_differing(_by_name(self.tables), _by_name(other.tables)):
+            views = [f"'{view}'" for view in dict.fromkeys(view for table, view in read_by if table == name)]
+            readers = f", which {' and '.join(views)} read{'s' if len(views) == 1 else ''}" if views else ""
+            found.append(f"the table '{name}'{readers}")
         return tuple(found)
 
 
@@ -279,4 +287,8 @@ def _by_name(values: Sequence[FunctionRead] | Sequence[TableState]) -> dict[str,
 
 
 def _differing(kind: str, one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    return [f"{kind} '{name}'" for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+    return [f"{kind} '{name}'" for name in _names_differing(one, other)]
+
+
+def _names_differing(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]

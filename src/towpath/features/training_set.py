@@ -1,5 +1,6 @@
 """Training sets: what each view said at each moment of a spine, and every spine row kept, in its order."""
 
+import base64
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from towpath.errors import InputError, ResourceError, nearest
 from towpath.features.frames import as_table
 from towpath.features.keys import family
 from towpath.features.lock import FeatureLock, OnDemandLock
+from towpath.features.lock import called as called_by
 from towpath.features.training_manifest import (
     BLOCK_ROWS,
     SpineDigest,
@@ -23,6 +25,7 @@ from towpath.features.training_manifest import (
 )
 from towpath.features.views import View, features_by_view
 from towpath.sql import Query
+from towpath.types import type_name
 from towpath.warehouse.point_in_time import AsOf
 
 if TYPE_CHECKING:
@@ -140,7 +143,9 @@ def write_training_set(
                 writer.write_table(plain)
         manifest = merged(manifests, digest.text)
         assert writer is not None  # an empty spine is one empty piece
-        writer.add_key_value_metadata({"towpath": msgspec.json.encode(manifest).decode()})
+        said = base64.b64encode(with_manifest(writer.schema.empty_table(), manifest).schema.serialize().to_pybytes())
+        # a table that is read back has the metadata of Arrow's own schema, and none of the file's
+        writer.add_key_value_metadata({"towpath": msgspec.json.encode(manifest).decode(), "ARROW:schema": said})
         writer.close()
         unfinished.replace(path)
     except OSError as error:
@@ -194,6 +199,7 @@ def _joined(
                 fingerprint=views[called].fingerprint,
                 ttl=views[called].header.ttl,
                 null_keys=narrow[called][1],
+                tables=tuple(views[called].query.tables),
             )
             for called in wanted
         ),
@@ -220,7 +226,7 @@ def with_defaults(
     import pyarrow as pa
 
     for kept in locks:
-        called = kept.view if project is None or kept.project == project else f"{kept.project}/{kept.view}"
+        called = called_by(kept, project)
         for column in kept.columns:
             at = table.schema.get_field_index(f"{called}.{column.name}")
             if at < 0 or column.missing != "default" or column.default is None:
@@ -229,7 +235,7 @@ def with_defaults(
                 filled = table.column(at).fill_null(column.default)
             except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
                 raise InputError(
-                    f"The default {column.default!r} of '{called}.{column.name}' is no {column.type}.",
+                    f"The default {column.default!r} of '{called}.{column.name}' is no {type_name(str(column.type))}.",
                     f"features/{kept.view}{'.py' if isinstance(kept, OnDemandLock) else '.sql'}",
                     "write a default of the feature's type",
                 ) from error
@@ -316,13 +322,24 @@ def _narrow(table: "pa.Table", moments: "pa.Array", called: str, view: View) -> 
         column = table.column(key)
         kind = view.key_types[i] if view.key_types else ""
         if kind and column.null_count < len(column) and family(str(column.type)) != family(kind):
+            gaps = pa.types.is_floating(column.type) and family(kind) == family("int64") and column.null_count > 0
             raise InputError(
-                f"Key '{key}' is {column.type} in the spine and {kind} in the view '{called}'.",
+                f"Key '{key}' is {type_name(str(column.type))} in the spine and {type_name(kind)} in the view '{called}'.",
                 view.place(key),
-                "cast one of them; nothing is cast silently",
+                "cast one of them; nothing is cast silently"
+                + (f"; pandas makes whole numbers with gaps fractions: .astype({{'{key}': 'Int64'}})" if gaps else ""),
             )
         if pa.types.is_null(column.type):
             column = column.cast(_arrow_type(kind))  # of no type, so that it fits any
+        if pa.types.is_uint64(column.type):
+            try:
+                column = column.cast(pa.int64())
+            except pa.ArrowInvalid as error:
+                raise InputError(
+                    f"Key '{key}' goes beyond 9223372036854775807 in the spine, the largest int64, which no key can be.",
+                    view.place(key),
+                    "cast it to text in the view and in the spine",
+                ) from error
         columns[f"k{i}"] = column
         without_key |= column.is_null().to_numpy()
     return pa.table(columns), int(without_key.sum())
@@ -336,7 +353,9 @@ def _micros(table: "pa.Table", time: str) -> "pa.ChunkedArray":
     if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
         if pa.types.is_null(column.type):
             return column.cast(pa.int64())
-        raise InputError(f"The time column '{time}' of the spine is {column.type}.", mend="cast it to timestamp")
+        raise InputError(
+            f"The time column '{time}' of the spine is {type_name(str(column.type))}.", mend="cast it to timestamp"
+        )
     zone = column.type.tz if pa.types.is_timestamp(column.type) else None
     return column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
 

@@ -12,7 +12,7 @@ from towpath.errors import ProjectError, UnknownError, nearest
 from towpath.features.lock import FeatureColumn, FeatureLock
 from towpath.project.declarations import FeatureDeclaration, FeatureHeader
 from towpath.sql import Query
-from towpath.types import duration, micros, utc
+from towpath.types import duration, micros, type_name, utc
 from towpath.warehouse.point_in_time import Facts
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _no_times(source: ViewSource, schema: "pa.Schema", times: Sequence[str]) -> 
     import pyarrow as pa
 
     return [
-        f"{_at(source.query, name)}: '{name}' is {schema.field(name).type} and no time; cast it to timestamp in the SELECT"
+        f"{_at(source.query, name)}: '{name}' is {type_name(str(schema.field(name).type))} and no time; cast it to timestamp in the SELECT"
         for name in times
         if name in schema.names
         and not (pa.types.is_timestamp(kind := schema.field(name).type) or pa.types.is_date(kind))
@@ -266,7 +266,7 @@ def _wrong_defaults(source: ViewSource, schema: "pa.Schema") -> list[str]:
         try:
             pa.nulls(1, kind).fill_null(said.default)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            said_of = f"the default {said.default!r} of '{name}' is no {kind}"
+            said_of = f"the default {said.default!r} of '{name}' is no {type_name(str(kind))}"
             problems.append(f"{_at(source.query, name)}: {said_of}; write a default of the feature's type")
     return problems
 

@@ -10,14 +10,16 @@ import msgspec
 from towpath.errors import ExtraError, ProjectError, nearest
 from towpath.settings import masked
 
-__all__ = ["PATIENT_MS", "WHOLE_BYTES", "WHOLE_ROWS", "Health", "Inspected", "OnlineStore", "open_online"]
+__all__ = ["GLANCE_MS", "PATIENT_MS", "WHOLE_BYTES", "WHOLE_ROWS", "Health", "Inspected", "OnlineStore", "open_online"]
 
 WHOLE_ROWS = 500
 """A write of up to so many rows and `WHOLE_BYTES` is seen as a whole or not at all, in every engine."""
 WHOLE_BYTES = 1 << 20
 """Keys and values of a write that is seen as a whole."""
 PATIENT_MS = 5_000
-"""How long a person or a build waits for a read; serving waits ``stores.online_timeout_ms``."""
+"""How long a build or a large read waits for the store; serving waits ``stores.online_timeout_ms``."""
+GLANCE_MS = 1_000
+"""How long somebody at a prompt waits who looks at a row, or at how many there are."""
 
 
 _EXTRAS = {"rediss": "redis", "valkey": "redis", "valkeys": "redis"}

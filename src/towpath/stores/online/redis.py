@@ -106,7 +106,7 @@ class RedisOnlineStore:
             UnavailableError: The server is away, full or refuses. Parts before may have landed; write again.
         """
         name, key = table.encode(), self._key(table)
-        with self._errors(), self._patient.borrowed() as connection:
+        with self._errors(_WRITE_S), self._patient.borrowed() as connection:
             flying = 0
             for part in _parts(rows):
                 command = (b"EVAL", _WRITE, 2, key, self._tables, name, *part.keys(), *part.values())
@@ -161,7 +161,10 @@ class RedisOnlineStore:
 
     def drop(self, table: str) -> None:
         """Remove a table and its rows; no error where there is none."""
-        self._ask(b"EVAL", _DROP, 2, self._key(table), self._tables, table.encode())
+        command = (b"EVAL", _DROP, 2, self._key(table), self._tables, table.encode())
+        with self._errors(_WRITE_S), self._patient.borrowed() as connection:
+            connection.send_packed_command([_packed(*command)], check_health=False)
+            connection.read_response()
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -202,17 +205,19 @@ class RedisOnlineStore:
         return f"{self._prefix}:table:{table}".encode()
 
     def _ask(self, *command: bytes | int) -> Any:
-        with self._errors(), self._patient.borrowed() as connection:
+        with self._errors(), self._quick.borrowed() as connection:
             connection.send_packed_command([_packed(*command)], check_health=False)
             return connection.read_response(disable_decoding=True)
 
     @contextmanager
-    def _errors(self) -> Generator[None]:
+    def _errors(self, timeout_s: float | None = None) -> Generator[None]:
         try:
             yield
         except LateError as error:
             raise UnavailableError(
-                "The online store does not answer in time.", self._url, "tow doctor; is the server busy or paused?"
+                f"The online store does not answer in time ({timeout_s or self._timeout_s:g} s).",
+                self._url,
+                "tow doctor; is the server busy or paused?",
             ) from error
         except (AuthenticationError, NoPermissionError) as error:
             raise UnavailableError(
