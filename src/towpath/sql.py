@@ -60,6 +60,18 @@ _IMPURE_NAMES = {
     "nextval",
     "txid_current",
 }
+_POSTGRES_PARTS = {
+    **{
+        name: name for name in ("century", "decade", "dow", "doy", "isodow", "isoyear", "millennium", "quarter", "week")
+    },
+    **{name: name for name in ("day", "hour", "minute", "month", "second", "year")},
+    **dict.fromkeys(("dayofweek", "weekday", "day_of_week"), "dow"),
+    **dict.fromkeys(("dayofweekiso", "dayofweek_iso"), "isodow"),
+    **dict.fromkeys(("dayofmonth", "day_of_month"), "day"),
+    **dict.fromkeys(("dayofyear", "day_of_year"), "doy"),
+    **dict.fromkeys(("weekofyear", "week_of_year"), "week"),
+}
+"""Parts of a time that are whole numbers in DuckDB, by every name of theirs, and what PostgreSQL calls them."""
 _IMPURE_MOMENTS = {"now", "today", "tomorrow", "yesterday"}
 """Texts that become a time of their own when they are cast to one."""
 
@@ -258,7 +270,7 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
         """
         self.check_runs_on(dialect)
         if dialect not in self._written:  # 2 ms each time, and a view is asked for day after day
-            self._written[dialect] = self.tree.sql(dialect=dialect, comments=False)
+            self._written[dialect] = _with_parts(self.tree, self.dialect, dialect).sql(dialect=dialect, comments=False)
         return self._written[dialect]
 
     def numbered(self, dialect: str, names: Sequence[str]) -> str:
@@ -282,7 +294,8 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
 
         kept = f"{dialect} {' '.join(names)}"
         if kept not in self._written:
-            self._written[kept] = self.tree.transform(number).sql(dialect=dialect, comments=False)
+            tree = _with_parts(self.tree.transform(number), self.dialect, dialect)
+            self._written[kept] = tree.sql(dialect=dialect, comments=False)
         return self._written[kept]
 
     def line_of(self, word: str) -> int | None:
@@ -332,6 +345,38 @@ class Query(msgspec.Struct, frozen=True, dict=True, kw_only=True):
 
     def _line_at(self, offset: int) -> int:
         return self.body_line + self.body.count("\n", 0, offset)
+
+
+def _with_parts(tree: "exp.Expr", own: str, dialect: str) -> "exp.Expr":
+    """``dayofweek(t)``, ``extract(month from t)`` and the like as PostgreSQL says them: whole numbers, as in DuckDB.
+
+    SQLGlot writes half of them as functions that PostgreSQL does not have, and the others as its ``extract``, a numeric.
+    """
+    from sqlglot import exp
+
+    if (own, dialect) != ("duckdb", "postgres"):
+        return tree
+    tree = tree.copy()
+    for node in reversed(list(tree.walk())):  # the inner ones first, for what is put in their place is a copy
+        part, time = _part_of(node)
+        if time is not None and (name := _POSTGRES_PARTS.get(part.lower())):
+            found: exp.Expr = exp.Extract(this=exp.var(name), expression=time)
+            node.replace(exp.cast(exp.func("floor", found) if name == "second" else found, "bigint"))
+    return tree
+
+
+def _part_of(node: "exp.Expr") -> "tuple[str, exp.Expr | None]":
+    """Which part of which time a node asks for; of none where it is none of those functions."""
+    from sqlglot import exp
+
+    if isinstance(node, exp.Extract):
+        return node.name, node.expression
+    if isinstance(node, exp.Anonymous) and node.name.lower() in {"date_part", "datepart"}:
+        part, *time = node.expressions
+        return part.name, time[0] if time else None
+    if isinstance(node, exp.Func):
+        return type(node).__name__, node.args.get("this")
+    return "", None
 
 
 def _impure(tree: "exp.Query", body: str) -> Sequence[tuple[int, str]]:

@@ -25,6 +25,8 @@ __all__ = [
     "duration_text",
     "micros",
     "model_and_version",
+    "type_name",
+    "type_names",
     "utc",
 ]
 
@@ -64,6 +66,15 @@ _UNITS_US = {
 }
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|m|h|d|w)")
 _MODEL = re.compile(r"([a-z][a-z0-9_]{0,62})(?:@(?!0+$)([0-9]{1,6}))?")
+_TYPE_NAMES = (
+    (re.compile(r"\b(timestamp|time|duration)(32|64)?\[[^\]]*\]"), r"\1"),
+    (re.compile(r"\bdate(32|64)\[[^\]]*\]"), "date"),
+    (re.compile(r"\bdictionary<values=([^,<>]+), [^<>]*>"), r"\1"),
+    (re.compile(r"\b(?:large_)?(string|binary|list)(?:_view)?\b"), r"\1"),
+    (re.compile(r"\blist<\w+: "), "list<"),
+    (re.compile(r"\bdecimal(32|64|128|256)\("), "decimal("),
+    (re.compile(r" not null\b"), ""),
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -138,6 +149,36 @@ def micros(value: datetime) -> int:
         1000000
     """
     return (value - _EPOCH) // _MICROSECOND
+
+
+def type_name(arrow: str) -> str:
+    """A type as headers and people say it, of the name that Arrow has for it.
+
+    Args:
+        arrow: What ``str`` of a type gives.
+
+    Example:
+        >>> [type_name(each) for each in ("timestamp[us, tz=UTC]", "date32[day]", "int64", "list<item: large_string>")]
+        ['timestamp', 'date', 'int64', 'list<string>']
+    """
+    for pattern, said in _TYPE_NAMES:
+        arrow = pattern.sub(said, arrow)
+    return arrow
+
+
+def type_names(one: str, other: str) -> tuple[str, str]:
+    """Two types that differ, as people say them; Arrow's own names where people would call both the same.
+
+    Args:
+        one: Arrow's name of a type.
+        other: Of another one.
+
+    Example:
+        >>> type_names("date32[day]", "timestamp[us]"), type_names("timestamp[us]", "timestamp[ns]")
+        (('date', 'timestamp'), ('timestamp[us]', 'timestamp[ns]'))
+    """
+    said = type_name(one), type_name(other)
+    return said if said[0] != said[1] else (one, other)
 
 
 def model_and_version(text: str) -> tuple[str, int | None]:

@@ -57,6 +57,37 @@ def test_what_arrow_has_no_type_for_leaves_as_text_and_numbers_as_numbers(server
     assert server.warehouse.describe(Query.parse("select * from kinds")).equals(read.schema)
 
 
+def test_parts_of_a_time_are_those_that_duckdb_gives(server: AdbcStand, tmp_path: Path) -> None:
+    names = [
+        "dayofmonth",
+        "dayofweek",
+        "isodow",
+        "dayofyear",
+        "week",
+        "weekofyear",
+        "quarter",
+        "hour",
+        "minute",
+        "second",
+        "day",
+        "month",
+        "year",
+    ]
+    parts = ", ".join(
+        f"{name}(t) as {name}, extract({name} from t) as e_{name}, date_part('{name}', t) as p_{name}" for name in names
+    )
+    query = Query.parse(f"""
+        select {parts}, dayofweek(cast(t as date) - dayofweek(cast(t as date))::int) as sunday
+        from (values (timestamp '2026-01-04 23:59:58.9'), (timestamp '2024-12-31 00:00:00'), (null)) as v (t)
+        where t is null or t < :as_of or dayofyear(t) > 0
+    """)
+    duckdb = open_warehouse(SMALL, tmp_path, {})
+    wanted = duckdb.read(query, {"as_of": NOON})
+    assert wanted.num_rows == 3
+    assert server.warehouse.read(query, {"as_of": NOON}).equals(wanted)
+    duckdb.close()
+
+
 def test_a_key_may_be_a_uuid_or_a_padded_text(server: AdbcStand) -> None:
     server.run("""
         create table keyed as select '7d444840-9dc0-11d1-b245-5ffdce74fad2'::uuid as id, 'ab'::char(5) as code,

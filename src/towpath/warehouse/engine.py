@@ -54,6 +54,7 @@ class Engine:
         import duckdb
 
         self._spill = Path(tempfile.mkdtemp(prefix="towpath-spill-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self._spill, ignore_errors=True)
         self._connection = duckdb.connect(
             ":memory:",
             config={
@@ -65,11 +66,11 @@ class Engine:
                 "asof_loop_join_threshold": 0,
             },
         )
-        self._connection.execute("set global TimeZone = 'UTC'")
+        with _foreign_errors("", lambda _: None):
+            self._connection.execute("set global TimeZone = 'UTC'")
         self._tables: dict[str, pa.Table] = {}
         self._explanations: list[Callable[[str], TowpathError | None]] = []
         self._lock = threading.RLock()
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self._spill, ignore_errors=True)
 
     @property
     def folder(self) -> Path:

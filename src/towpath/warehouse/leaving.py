@@ -45,7 +45,7 @@ def converted(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch":
         schema: What `outgoing` made of its schema.
 
     Raises:
-        ProjectError: A whole number does not fit into 64 bits.
+        ProjectError: A whole number does not fit into int64.
     """
     import pyarrow as pa
 
@@ -57,6 +57,7 @@ def converted(batch: "pa.RecordBatch", schema: "pa.Schema") -> "pa.RecordBatch":
             columns.append(column.cast(field.type))
         except pa.ArrowInvalid as error:
             raise ProjectError(
-                f"Column '{field.name}' holds a whole number wider than 64 bits.", mend="cast it to double"
+                f"Column '{field.name}' holds a whole number beyond int64, {2**63 - 1}.",
+                mend="cast it to double, or to varchar where each digit counts",
             ) from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
