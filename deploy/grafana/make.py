@@ -40,6 +40,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Rows by reason", "Why it was not the model: down, slow, wrong, features, overloaded, killed, holdout.", "short", ((f"sum by (reason) (rate({ROWS}))", "{{reason}}"),)),
         Panel("Rows by version", "A promotion is a crossing of two lines.", "short", ((f"sum by (model, version) (rate({ROWS}))", "{{model}}@{{version}}"),)),
         Panel("Champions", "The number of the version; a step down is a rollback.", "short", ((f"max by (model, team, project, tier) (towpath_champion{{{MODEL}}})", "{{project}}/{{model}} ({{tier}}, {{team}})"),)),
+        Panel("Forms", "In which form a version answers, and in how many workers; two forms of one version differ between workers.", "short", ((f"sum by (model, version, form) (towpath_form{{{MODEL}}}) > 0", "{{model}}@{{version}} {{form}}"),)),
         Panel("Outcomes", "What really happened, as it arrives; none means that nothing can be measured.", "short", ((f"sum by (model) (rate(towpath_outcomes_total{{{MODEL}}}{RATE}))", "{{model}}"),)),
         Panel("Rejected by quota and key", "", "reqps", ((f'sum by (consumer, code) (rate(towpath_refused_total{{code=~"quota|denied|forbidden"}}{RATE}))', "{{consumer}} {{code}}"),)),
     ),

@@ -1,6 +1,6 @@
 """Outcomes: posted one by one or read from the warehouse, they name the same prediction in the same words."""
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,9 @@ def test_the_same_outcome_sent_twice_is_the_same_row_and_a_corrected_one_is_not(
     assert corrected.outcome_id != first.outcome_id
 
 
+BEYOND = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2)))
+
+
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
@@ -65,6 +68,8 @@ def test_the_same_outcome_sent_twice_is_the_same_row_and_a_corrected_one_is_not(
         (Outcome(entity_key=(None,), target_at=MONDAY, value=1), "names no prediction"),
         (Outcome(entity_key="[broken", target_at=MONDAY, value=1), "no JSON array"),
         (Outcome(prediction_id="p"), "says nothing"),
+        (Outcome(prediction_id="p", value=1, target_at=BEYOND), "target_at is '9999-12-31 23:00:00-02:00'"),
+        (Outcome(prediction_id="p", value=1, happened_at=BEYOND), "happened_at is '9999-12-31 23:00:00-02:00'"),
         (Outcome(prediction_id="p", model="search", value=1), "'search' and the path says 'demand'"),
     ],
 )

@@ -74,7 +74,8 @@ def beside_each_other() -> str:
     """KServe's messages and ours in this process; KServe's and Triton's refuse each other, whoever else is there."""
     import kserve.protocol.grpc.grpc_predict_v2_pb2
 
-    from towpath.serving import health, protocol, reflection
+    from towpath.apart import protocol
+    from towpath.serving import health, reflection
 
     made = [
         protocol.classes(one) for one in (protocol.file(), health.file(), *map(reflection.file, reflection.PACKAGES))

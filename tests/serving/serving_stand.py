@@ -163,7 +163,7 @@ class Running:
     def __init__(self, folder: Path, *deployments: Any, online_url: str = "", **settings: Any) -> None:
         config = WorkerConfig(
             online_url=online_url,
-            settings=ServingSettings(drain_ms=0, **settings),
+            settings=ServingSettings(**{"drain_ms": 0} | settings),
             ports=Ports("127.0.0.1", 0, 0),
             journal=folder / "journal",
             workers=0,

@@ -159,6 +159,10 @@ def message(**changes: Any) -> Any:
     return made
 
 
+def both(made: Any) -> None:
+    made.raw_input_contents.append(bytes(8))
+
+
 def raw(*contents: bytes) -> Callable[[Any], None]:
     def change(made: Any) -> None:
         made.inputs[0].ClearField("contents")
@@ -181,7 +185,9 @@ OVER_GRPC: list[tuple[str, Any, Any, str]] = [
     ("BF16", message(datatype="BF16"), INVALID, "'BF16'"),
     ("an unknown datatype", message(datatype="FP23"), INVALID, "'FP23'"),
     ("another datatype than the model's", message(datatype="FP64", change=raw(bytes(8))), INVALID, "'image' has 8 bytes"),
-    ("contents of another datatype", message(datatype="INT64"), INVALID, "'image' has 0 values"),
+    ("contents of another datatype", message(datatype="INT64"), INVALID, "'fp32_contents'. send them in int64_contents"),
+    ("typed contents of FP16", message(datatype="FP16"), INVALID, "send them in raw_input_contents"),
+    ("contents typed and raw", message(change=both), INVALID, "'image' has values in contents and in raw"),
     ("too few", message(shape=[2, 2]), INVALID, "'image' has 2 values"),
     ("another shape than the model's", message(shape=[2, 1]), INVALID, "'image' has the shape [2, 1]"),
     ("no shape", message(shape=[]), INVALID, "'image'"),

@@ -197,6 +197,29 @@ def test_without_keys_this_machine_manages_but_no_page_in_its_browser(tmp_path: 
         assert httpx.post(url, json={}).json()["code"] == "forbidden"
 
 
+def test_the_first_consumer_may_come_while_the_server_runs_and_the_pepper_later_still(tmp_path: Path) -> None:
+    # given a server that nobody needed a key for, so that there is no pepper either
+    store = Store(tmp_path)
+    store.promote(store.publish(5.0))
+    pepper = store.keys / "pepper"
+    with store.server(replace(QUICK, workers=2)) as server:
+        url = f"http://127.0.0.1:{server.ports.http}/predict/demand"
+
+        def statuses(key: str) -> set[int]:
+            with_key = {"Authorization": f"Bearer {key}"}
+            return {httpx.post(url, json=ROW, headers=with_key, timeout=20).status_code for _ in range(10)}
+
+        assert httpx.post(url, json=ROW, timeout=20).status_code == 200
+        # when the first consumer is added, on another machine
+        elsewhere = tmp_path / "elsewhere"
+        key = ConsumerBook(store.objects, make_pepper(elsewhere)).add("brand-a", team="a", at=AT)
+        # then nobody is let in, until the pepper is there
+        eventually(lambda: statuses(key) == {401})
+        (elsewhere / "pepper").rename(pepper)
+        eventually(lambda: statuses(key) == {200})
+        assert statuses(f"{key}x") == {401}
+
+
 def test_a_server_without_the_pepper_does_not_start(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.promote(store.publish(5.0))

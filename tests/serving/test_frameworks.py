@@ -124,6 +124,11 @@ def test_the_form_of_onnx_answers_over_http_where_it_is_the_same_and_else_the_ow
         running = Running(tmp_path / form, deployment)
         try:
             assert httpx.get(f"{running.url}/v2/models/points").json()["platform"] == f"towpath_{form}"
+            assert httpx.get(f"{running.url}/health").json()["models"]["points"]["forms"] == {"1": form}
+            assert (
+                f'towpath_form{{form="{form}",model="points",version="1"}} 1.0'
+                in httpx.get(f"{running.url}/metrics").text
+            )
             (row,) = httpx.post(f"{running.url}/predict/points", json=rows).json()["predictions"]
             found[form] = row["prediction"]
         finally:

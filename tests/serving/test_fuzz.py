@@ -5,6 +5,7 @@ A few seconds by default; thousands of cases with ``-m nightly``.
 
 import json
 import logging
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -362,6 +363,10 @@ CHECKS: list[Any] = [
 ]
 
 
+BEYOND_UTC = re.compile(r"'(0001-01-01|9999-12-31)T[^']*[+-][^']*' is no time")
+"""On the first and the last day there is, the zone decides whether UTC has the moment, which no schema can say."""
+
+
 @pytest.mark.parametrize("examples", [3, pytest.param(300, marks=pytest.mark.nightly)])
 def test_the_published_document_holds_for_every_operation(
     client: httpx.Client, server: Running, log: Log, examples: int
@@ -381,6 +386,8 @@ def test_the_published_document_holds_for_every_operation(
             @tried(examples, operation.as_strategy(generation_mode=mode), st.just(checks))
             def _(case: Any, checks: list[Any]) -> None:
                 answer = case.call(base_url=server.url)
+                if answer.status_code == 400 and BEYOND_UTC.search(answer.text):
+                    checks = [check for check in checks if check is not positive_data_acceptance]
                 case.validate_response(answer, checks=checks)
                 log.clean()
                 if answer.status_code >= 500:

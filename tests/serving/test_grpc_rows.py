@@ -1,6 +1,7 @@
 """Rows over gRPC, asked by a client that is generated from the file that we hand out."""
 
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,3 +111,22 @@ def test_what_cannot_be_answered_names_the_field(
     error: Any = caught.value
     assert error.code() == code
     assert names in error.details()
+
+
+def test_rows_over_grpc_are_logged_with_their_model_and_packed_for_who_asks(
+    tmp_path: Path, generated: tuple[Any, Any]
+) -> None:
+    running = Running(tmp_path, deployed(Served(a_manifest(), PlainModel())), access_log=str(tmp_path / "access.jsonl"))
+    pb, stubs = generated
+    asked = pb.PredictRequest(model="demand", rows=rows_for(pb, {"a": 1.0, "b": 2.0}) * 500)
+    with grpc.insecure_channel(f"127.0.0.1:{running.ports.grpc}") as channel:
+        predict = stubs.PredictionStub(channel).Predict
+        assert len(predict(asked, metadata=[("towpath-compression", "gzip")]).predictions) == 500
+        with pytest.raises(grpc.RpcError, match="towpath-compression"):
+            predict(asked, metadata=[("towpath-compression", "zstd")])
+    running.close()
+    lines = [json.loads(line) for line in (tmp_path / "access.jsonl").read_text().splitlines()]
+    assert [(line["method"], line["path"], line["status"]) for line in lines] == [
+        ("Predict", "demand", "OK"),
+        ("Predict", "demand", "INVALID_ARGUMENT"),
+    ]

@@ -1,5 +1,6 @@
 """HTTP and gRPC as real clients see them, over real sockets, in one event loop of one worker."""
 
+import http.client
 import json
 import socket
 import threading
@@ -284,6 +285,30 @@ def test_draining_finishes_what_is_in_flight_and_says_not_ready(tmp_path: Path) 
     assert answers == [200]
     with pytest.raises(httpx.ConnectError):
         httpx.get(running.url)
+
+
+def test_draining_asks_callers_to_leave_the_connections_that_they_keep(tmp_path: Path) -> None:
+    running = Running(tmp_path, deployed(Served(a_manifest(), PlainModel())), drain_ms=3_000)
+    short, long = "/predict/demand", "/predict/demand?the=long&way=round"
+    kept = {path: http.client.HTTPConnection("127.0.0.1", running.ports.http, timeout=5) for path in (short, long)}
+
+    def closes(path: str) -> bool:
+        connection = kept[path]
+        connection.request("POST", path, json.dumps(ROW))
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)["predictions"][0]["prediction"]) == (200, 3.0)
+        return answer.will_close
+
+    assert [closes(path) for path in (short, long) * 2] == [False] * 4
+    # when it drains, and takes connections still
+    running.loop.call_soon_threadsafe(running.worker.stop)
+    until = time.monotonic() + 10
+    while running.worker.ready and time.monotonic() < until:
+        time.sleep(0.001)
+    time.sleep(1.2)  # uvicorn writes its headers anew each second
+    assert [closes(path) for path in (short, long)] == [True, True]
+    assert closes(short)  # over a new one, which is taken still
+    running.close()
 
 
 def test_our_messages_are_tritons_on_the_wire() -> None:

@@ -1,6 +1,7 @@
 """A model behind the whole server, in a process of its own: what callers see when it crashes, hangs or is swapped."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from msgspec.structs import replace
-from test_server import QUICK, ROW, Store, answer, eventually, store
+from test_server import CLOCK, QUICK, ROW, Store, answer, eventually, store
 
+from towpath.models.manifest import Field
 from towpath.project.declarations import BreakerDeclaration, FallbackDeclaration, ServingDeclaration
+from towpath.serving.responder import Responder
 
 __all__ = ["store"]
 
@@ -137,6 +141,44 @@ def test_no_process_of_a_model_outlives_its_worker_however_that_ends(store: Stor
         assert gone(processes)
         if number == signal.SIGTERM:
             assert not list(Path(tempfile.gettempdir()).glob(f"towpath-apart-{worker}-*"))
+
+
+def test_a_form_that_its_process_refuses_is_said_and_the_own_form_or_the_fallback_answers(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    import catboost
+
+    # given a model that ONNX can say, one that it cannot, and one of another major version, each in a process of its own
+    unknown = store.folder / "unknown.cbm"
+    rows = np.random.default_rng(7).normal(size=(50, 2))
+    trained = catboost.CatBoostRegressor(iterations=2, verbose=False, thread_count=1, allow_writing_files=False)
+    trained.fit(rows, rows[:, 0]).save_model(str(unknown))
+    told = trained.predict([[1.0, 0.0]])[0]
+    inputs = tuple(Field(name=name, type="double") for name in ROW)
+    compiled = replace(PROCESS, compile="onnx")
+    store.publish(5.0, serving=compiled)
+    store.publish(5.0, serving=compiled, path=unknown, inputs=inputs, journal="none")
+    store.publish(5.0, serving=compiled, framework_version="2.3.1")
+    deployments = store.deployments()
+    responder = Responder(deployments, clock=CLOCK)
+    for number, form, source, right, said in (
+        (1, "onnx", "champion", 5.0, ""),
+        (2, "catboost", "champion", told, "its own form (catboost) serves, not ONNX's"),
+        (3, "", "fallback:zero", 0.0, "written by lightgbm 2.3.1"),
+    ):
+        store.promote(number)
+        # when it becomes champion
+        caplog.clear()
+        deployments.poll()
+        # then whoever asks is answered, the form that answers can be seen, and the log of the server says why it is not ONNX's
+        (row,) = responder.answer("demand", [ROW]).predictions
+        assert (row.source, row.prediction) == (source, pytest.approx(right))
+        live = deployments.live["demand"]
+        assert (live.versions[number].form if number in live.versions else "") == form
+        warned = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+        assert any(said in one for one in warned) == bool(said), warned
+        assert (said in live.problem) == (not form or not said)
+    deployments.close()
 
 
 @pytest.mark.nightly

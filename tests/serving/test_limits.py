@@ -1,9 +1,11 @@
 """What one connection may cost, over raw sockets: whoever sends too much, too slowly or too often is told why and let go."""
 
 import gc
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -103,6 +105,21 @@ def test_many_requests_in_one_packet_are_no_large_head(server: Running) -> None:
         assert all_of(connection).count(b"HTTP/1.1 200 OK") == 201
 
 
+@pytest.mark.parametrize("space", [0, 2_000, 70_000], ids=["small", "split between pieces", "uvicorn's way"])
+def test_requests_one_behind_the_other_are_answered_in_their_order(server: Running, space: int) -> None:
+    count = 3_000 if not space else 150
+    bodies = [b'[{"a": %d,%s "b": 0}]' % (number, b" " * space) for number in range(count)]
+    with connected(server) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(b"".join(map(post, bodies)),))
+        sender.start()
+        connection.settimeout(10)
+        got = b""
+        while got.count(b'"prediction":') < count:
+            got += connection.recv(1 << 20)
+        sender.join()
+    assert [int(float(one)) for one in re.findall(rb'"prediction":([0-9.]+)', got)] == list(range(count))
+
+
 def test_a_head_that_comes_byte_by_byte_is_given_up_in_time(server: Running) -> None:
     with connected(server) as connection:
         began = time.monotonic()
@@ -161,21 +178,37 @@ def test_a_connection_that_says_nothing_is_closed(server: Running) -> None:
             assert 0.9 < time.monotonic() - began < 3
 
 
+@pytest.mark.parametrize("space", [0, 500], ids=["small", "mostly cut in a body"])
 @pytest.mark.parametrize("path", [b"/predict/demand", b"/nowhere"])
-def test_a_caller_that_never_reads_is_let_go(server: Running, path: bytes) -> None:
+def test_a_caller_that_never_reads_is_let_go(
+    server: Running, path: bytes, space: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     # given one that sends as long as the server takes, and reads nothing
+    packet, sent, waiting = post(GOOD + b" " * space, path=path) * 3_000, 0, 0
     with connected(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        connection.settimeout(0.2)
-        with suppress(TimeoutError, BrokenPipeError, ConnectionResetError):
-            while True:
-                connection.sendall(post(path=path) * 50)
-        # then the server keeps nothing of it, though the caller's side is still open
+        connection.settimeout(0.5)
         port = connection.getsockname()[1]
+        with suppress(TimeoutError, BrokenPipeError, ConnectionResetError):
+            while sent < 40_000_000:
+                sent += connection.send(packet)
+                waiting = max([waiting, *(len(one.pipeline) for one in connections_of(port))])
+        # then it takes what the sockets' buffers hold and little more, and of that only a piece is made into requests
+        assert sent < 40_000_000
+        assert waiting < 500
+        # then the server keeps nothing of it, though the caller's side is still open
         until = time.monotonic() + 15
-        while any(one.client == ("127.0.0.1", port) and one.transport is not None for one in connections()):
+        while any(one.transport is not None for one in connections_of(port)):  # pyright: ignore[reportUnnecessaryComparison]
             assert time.monotonic() < until
             time.sleep(0.05)
+    # then the requests that waited know it, and write to nobody
+    time.sleep(0.1)
+    assert "handler is closed" not in capfd.readouterr().err
+
+
+def connections_of(port: int) -> list[ShortWayProtocol]:
+    """Those that a caller's port has with the servers of this process."""
+    return [one for one in connections() if one.client == ("127.0.0.1", port)]
 
 
 def connections() -> set[ShortWayProtocol]:

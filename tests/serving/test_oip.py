@@ -78,6 +78,8 @@ def test_null_is_a_missing_number_and_nested_lists_are_taken() -> None:
         (body("FP32", "big", [1]), "'shape' of input 'x'"),
         (body("FP32", [2, 2], [[1], [2, 3]]), "'x' is ragged"),
         (body("FP32", [1], ["1.5"]), "'x' holds values that are no FP32"),
+        (body("FP32", [2], [1.0, 1e300]), "'x' holds a number beyond FP32"),
+        (body("FP16", [1], [70000]), "'x' holds a number beyond FP16"),
         (body("INT8", [1], [300]), "'x' holds a number beyond INT8"),
         (body("INT32", [1], [1.5]), "'x' holds values that are no INT32"),
         (body("UINT64", [1], [-1]), "beyond UINT64"),

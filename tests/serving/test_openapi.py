@@ -60,6 +60,7 @@ def test_rows_are_typed_as_the_model_reads_them(made: dict[str, Any]) -> None:
     item = made["components"]["schemas"]["Row_item"]
     assert item["required"] == ["c"]
     assert {"item_id", "band", "sales.price"} <= set(item["properties"])
+    assert "a kill switch that names it" in item["properties"]["band"]["description"]
     assert item["anyOf"] == [{"required": ["item_id"]}, {"required": ["sales.price"]}]
     image = made["components"]["schemas"]["Row_image"]["properties"]["image"]
     assert image == {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}

@@ -120,7 +120,14 @@ def test_a_pushed_row_is_in_the_next_answer_of_every_worker(store: Store, worker
     answer = one.post("/features/sales", json=row("x"), headers={"X-Request-Id": "abc"})
     # then both answer with it, and it lands
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, "abc")
-    assert answer.json() == {"view": "shop/sales", "accepted": 1, "unchanged": 0, "refused": 0, "problems": []}
+    assert answer.json() == {
+        "view": "shop/sales",
+        "accepted": 1,
+        "unchanged": 0,
+        "refused": 0,
+        "problems": [],
+        "without": [],
+    }
     assert [source(client, "x") for client in (one, other)] == ["champion"] * 2
     eventually(lambda: [1 for found in landed(store) if found["entity_key"] == '["x"]'])
     [found] = [one for one in landed(store) if one["entity_key"] == '["x"]']
@@ -164,6 +171,7 @@ def test_rows_that_fit_are_kept_and_the_others_named(workers: dict[int, httpx.Cl
         "unchanged": 0,
         "refused": 2,
         "problems": 0,
+        "without": [],
     }
     assert answer.json()["problems"] == [
         {"row": 1, "error": "'price' is '2.5', which is no double."},

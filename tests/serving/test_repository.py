@@ -287,6 +287,29 @@ def test_what_is_none_of_mlflows_forms_is_refused_by_name(bare: Running, sent: A
     assert names in got.json()["error"]
 
 
+def test_a_gap_in_a_frame_comes_as_nan_from_mlflows_client_and_is_a_missing_number(tmp_path: Path) -> None:
+    model = PlainModel(predict=lambda c: {"p": c["a"] + np.nan_to_num(c["b"], nan=10.0)})
+    running = Running(tmp_path, deployed(Served(a_manifest(), model)))
+    json_type = {"Content-Type": "application/json"}
+
+    def ask(text: str) -> httpx.Response:
+        return httpx.post(f"{running.url}/invocations", content=text.encode(), headers=json_type)
+
+    try:
+        # as Python's json writes a frame
+        frame = {"columns": ["a", "b"], "data": [[1.0, float("nan")], [3, 4]]}
+        assert ask(json.dumps({"dataframe_split": frame})).json()["predictions"] == [11.0, 7.0]
+        assert ask('{"instances": [[1, NaN]]}').json()["predictions"] == [11.0]
+        # and nowhere else: a text keeps it, quotes within it or not
+        for text in (r'{"dataframe_records": [{"a": NaN, "b\\\"NaN": 1}]}', r'{"dataframe_records": [{"NaN": NaN}]}'):
+            got = ask(text)
+            assert (got.status_code, "NaN'" in got.json()["error"]) == (400, True), got.text
+        for text in ('{"instances": [[1, Infinity]]}', '{"instances": [[1, -NaN]]}', '{"instances": "NaN'):
+            assert "no JSON" in ask(text).json()["error"]
+    finally:
+        running.close()
+
+
 def test_a_bare_invocations_asks_the_only_model_and_else_nobody(tmp_path: Path) -> None:
     words = (Field(name="text", type="BYTES", shape=(-1,)), Field(name="image", type="FP32", shape=(-1, 2)))
     signature = Signature(container="tensors", inputs=words, outputs=(Field(name="p", type="FP32"),))

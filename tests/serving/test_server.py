@@ -84,15 +84,18 @@ class Store:
         code: str = "",
         inputs: tuple[Field, ...] = (),
         chain: tuple[FallbackDeclaration, ...] = (ZERO,),
+        path: Path | None = None,
+        framework_version: str = "",
         **changes: Any,
     ) -> int:
         number = versions.next_version(self.objects, "demand", run_id=f"run-{answer}")
-        path = booster(self.folder, answer)
+        path = path or booster(self.folder, answer)
         model = load_file(path, name="demand")
         artefact = Artefact(
             file=StoredFile(path=path.name, digest="sha256:" + "0" * 64, size_bytes=0),
             format=model.format,
             framework=model.framework,
+            framework_version=framework_version,
         )
         signature = replace(model.signature, inputs=inputs) if inputs else model.signature
         manifest = a_manifest(number, artefact=artefact, signature=signature, fallback=chain, **changes)
@@ -126,7 +129,7 @@ class Store:
             **{"online_url": f"lmdb://{self.folder}/online"} | more,
         )
 
-    def deployments(self) -> StoreDeployments:
+    def deployments(self, **more: Any) -> StoreDeployments:
         def no_reader(locks: Any) -> Any:
             raise AssertionError
 
@@ -136,6 +139,7 @@ class Store:
             trusted=Trusted(self.keys),
             open_reader=no_reader,
             clock=SystemClock(),
+            **more,
         )
 
 
@@ -507,6 +511,9 @@ def test_a_taken_port_is_refused_though_workers_share_theirs(store: Store) -> No
     store.promote(store.publish(5.0))
     with store.server() as server, pytest.raises(RefusedError, match="is taken"):
         store.server(replace(QUICK, port=server.ports.http)).start()
+    with store.server() as server, pytest.raises(RefusedError, match="is taken") as told:
+        store.server(replace(QUICK, grpc_port=server.ports.grpc)).start()
+    assert told.value.mend == "--grpc-port 0 takes a free one"
 
 
 def test_beyond_loopback_nobody_serves_without_keys() -> None:

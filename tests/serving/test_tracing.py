@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from serving_stand import PlainModel, Running, a_manifest, deployed
 
 from towpath import Client
 from towpath.apart import Remote
+from towpath.apart.protocol import classes
 from towpath.apart.remote import write
 from towpath.errors import ExtraError
 from towpath.project.declarations import FallbackDeclaration
+from towpath.serving import grpc_rows
 from towpath.serving.served import Served
 
 triton_grpc: Any = tritonclient.grpc  # it has no types
@@ -177,6 +180,61 @@ def test_a_model_of_another_server_is_in_the_same_trace_once_for_each_call(
         assert (len(spans), line) == (len(names), names)
 
 
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+@pytest.mark.parametrize("spans", [True, False])
+def test_the_state_of_a_trace_goes_along_unchanged_and_only_with_a_trace(
+    scheme: str, spans: bool, tmp_path: Path, receiver: Receiver
+) -> None:
+    # given a model of another server, which notes what it is asked with
+    far = Running(tmp_path / "far", deployed(Served(a_manifest(), PlainModel())), traces=receiver.url)
+    url = f"{far.url}/v2/models/demand" if scheme == "http" else f"grpc://127.0.0.1:{far.ports.grpc}/demand"
+    model = Remote(tmp_path / write(tmp_path, url).file.path, name="demand@1")
+    near = Running(tmp_path / "near", deployed(Served(a_manifest(), model)), traces=receiver.url if spans else "")
+    traces = [f"{number}{TRACE[1:]}" for number in "12"]
+    asked = triton_grpc.InferInput("x", [1, 2], "FP64")
+    asked.set_data_from_numpy(np.ones((1, 2)))
+    # when callers name a state, over both doors, one of them with no trace
+    with httpx.Client(base_url=near.url) as client:
+        given = {"traceparent": f"00-{traces[0]}-{PARENT}-01", "tracestate": "shop=a1,other=b2"}
+        assert client.post("/predict/demand", json=ROW, headers=given).json()["predictions"][0]["source"] == "champion"
+        client.post("/predict/demand", json=ROW, headers={"tracestate": "stray=1"})
+        client.post("/predict/demand", json=ROW, headers={"traceparent": "rubbish", "tracestate": "stray=2"})
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{near.ports.grpc}") as client:
+        client.infer("demand", [asked], headers={"traceparent": f"00-{traces[1]}-{PARENT}-01", "tracestate": "shop=g7"})
+    for running in (near, far):
+        running.close()
+    model.close()
+    # then the far server's spans have it
+    calls = [span for span in receiver.spans if "nfer" in span.name and attributes(span).get("towpath.model")]
+    states = {trace: {s.trace_state for s in calls if s.trace_id.hex() == trace} for trace in traces}
+    assert states == {traces[0]: {"shop=a1,other=b2"}, traces[1]: {"shop=g7"}}
+    assert not [span for span in receiver.spans if "stray" in span.trace_state]
+
+
+def test_rows_over_grpc_are_a_span_too_and_the_span_comes_back(tmp_path: Path, receiver: Receiver) -> None:
+    running = Running(tmp_path, deployed(Served(a_manifest(), PlainModel())), traces=receiver.url)
+    known, given = classes(grpc_rows.file()), f"00-{TRACE}-{PARENT}-01"
+    asked = known["PredictRequest"](model="demand")
+    row = asked.rows.add()
+    row.values["a"].number, row.values["b"].number = 1.0, 2.0
+    with grpc.insecure_channel(f"127.0.0.1:{running.ports.grpc}") as channel:
+        predict: Any = channel.unary_unary("/towpath.v1.Prediction/Predict")
+        _, call = predict.with_call(asked.SerializeToString(), metadata=[("traceparent", given), ("x-request-id", "p")])
+        handed = dict(call.initial_metadata())["traceparent"]
+        with pytest.raises(grpc.RpcError):
+            predict(known["PredictRequest"](model="nobody").SerializeToString())
+    running.close()
+    spans = [span for span in receiver.spans if span.name == "towpath.v1.Prediction/Predict"]
+    assert [attributes(span)["rpc.grpc.status_code"] for span in spans] == [0, 5]
+    assert handed == f"00-{TRACE}-{spans[0].span_id.hex()}-01"
+    assert spans[0].parent_span_id.hex() == PARENT
+    assert (attributes(spans[0])["rpc.service"], attributes(spans[0])["rpc.method"]) == (
+        "towpath.v1.Prediction",
+        "Predict",
+    )
+    assert (attributes(spans[0])["towpath.request_id"], attributes(spans[0])["towpath.sources"]) == ("p", ["champion"])
+
+
 def test_a_receiver_that_is_away_costs_no_answer(tmp_path: Path) -> None:
     running = Running(tmp_path, deployed(Served(a_manifest(), PlainModel())), traces="http://127.0.0.1:9")
     with Client(running.url) as client:
@@ -190,7 +248,9 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from serving_stand import PlainModel, Running, a_manifest, deployed
+from towpath.serving import grpc_rows
 from towpath.serving.served import Served
+import grpc
 import httpx
 running = Running(Path({str(tmp_path)!r}), deployed(Served(a_manifest(), PlainModel())))
 assert httpx.post(running.url + "/predict/demand", json={{"a": 1, "b": 2}}, headers={{"traceparent": "00-1"}}).headers["traceparent"] == "00-1"

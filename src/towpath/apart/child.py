@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import logging
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ import socket
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -31,6 +32,24 @@ __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
 _LINUX = sys.platform == "linux"
+
+
+class _Warnings(logging.Handler):
+    """Keeps what our own rooms warn of, for the log of whoever started us: what is printed here may not be shown there."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def __enter__(self) -> Self:
+        logging.getLogger("towpath").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("towpath").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
 
 
 class _Process:
@@ -55,10 +74,11 @@ class _Process:
 
     def load(self) -> Loaded:
         opening = self._opening
-        if opening.manifest is not None:
-            model = load_version(opening.manifest, Path(opening.path))
-        else:
-            model = load_file(Path(opening.path), name=opening.name, trust_pickle=True)
+        with _Warnings() as warnings:
+            if opening.manifest is not None:
+                model = load_version(opening.manifest, Path(opening.path))
+            else:
+                model = load_file(Path(opening.path), name=opening.name, trust_pickle=True)
         self._model = model
         self._names = tuple(field.name for field in model.signature.inputs)
         return Loaded(
@@ -67,6 +87,7 @@ class _Process:
             row_by_row=model.row_by_row,
             format=model.format,
             framework=model.framework,
+            warnings=tuple(warnings.said),
         )
 
     def answer(self, asked: Message, body: bytearray) -> tuple[Message, list[Any]]:

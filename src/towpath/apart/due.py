@@ -8,8 +8,8 @@ __all__ = ["due"]
 class _Due(threading.local):
     until: float | None = None
     """Of `time.perf_counter`, in seconds; None where nobody said so."""
-    trace: str = ""
-    """W3C ``traceparent`` that work elsewhere belongs to; empty where there is none."""
+    trace: tuple[tuple[str, str], ...] = ()
+    """W3C trace context that work elsewhere belongs to, as headers; empty where there is none."""
 
 
 due = _Due()

@@ -92,6 +92,8 @@ class Apart:
         except BaseException:
             self._keeper.close()
             raise
+        for warning in loaded.warnings:
+            _log.warning("%s", warning)
         self.signature = loaded.signature
         self.kind: OutputKind = loaded.kind
         self.row_by_row = loaded.row_by_row

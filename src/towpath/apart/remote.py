@@ -381,7 +381,7 @@ class _Server:
             connection.sock.settimeout(left_s)
         headers = self._headers | {"Towpath-Timeout-Ms": str(max(1, int(left_s * 1e3)))}
         if due.trace and body:  # of the call alone: a look at the metadata now and then is no part of it
-            headers["traceparent"] = due.trace
+            headers |= dict(due.trace)
         connection.request(method, self._path + path, body or None, headers)
         response = connection.getresponse()
         parts: list[bytes] = []

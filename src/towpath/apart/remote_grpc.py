@@ -95,8 +95,7 @@ class GrpcServer:
         for tensor in tensors:
             request.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
             request.raw_input_contents.append(_packed(tensor))
-        more = [("traceparent", due.trace)] if due.trace else []
-        found = self._asked("ModelInfer", request, until, [*self._metadata, *more])
+        found = self._asked("ModelInfer", request, until, [*self._metadata, *due.trace])
         if isinstance(found, Answer):
             return found
         raw = list(found.raw_output_contents)

@@ -105,6 +105,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     row_by_row: bool
     format: str
     framework: str
+    warnings: tuple[str, ...] = ()
+    """What was logged meanwhile, such as why a model is not served in ONNX's form."""
 
 
 def _plain(thing: Any) -> Any:

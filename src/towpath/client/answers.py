@@ -81,6 +81,8 @@ class PushAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that do not fit the view."""
     problems: tuple[RefusedRow, ...] = ()
     """The first hundred of them."""
+    without: tuple[str, ...] = ()
+    """Columns of older forms of the view that are still kept up, and that rows do not have any more."""
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from towpath.warehouse import Engine, LaysOut
 
-__all__ = ["FORM", "SCHEMA_NAME", "LandingTables", "landing_sql"]
+__all__ = ["FORM", "SCHEMA_NAME", "LandingTables", "laid_out_in", "landing_sql"]
 
 SCHEMA_NAME = "landing"
 FORM = "~"
@@ -72,7 +72,7 @@ class LandingTables:
         self._lock = threading.RLock()
         self._opening: set[str] = set()
         self._states: dict[str, tuple[object, ...]] = {}
-        self._folder = folder / hashlib.sha256(objects.url.encode()).hexdigest()[:12] / project
+        self._folder = laid_out_in(folder, objects, project)
 
     def has(self, table: str) -> bool:
         """Whether this is the landing table of a view of the project, or of a form of one."""
@@ -177,6 +177,17 @@ class LandingTables:
                     view.query.path,
                     f"cast({name} as double) as {name}, or union with a table of history",
                 )
+
+
+def laid_out_in(folder: Path, objects: Objects, project: str) -> Path:
+    """Where the rows of a project's views are laid out, a folder for each view and each form of one.
+
+    Args:
+        folder: As `LandingTables` has it.
+        objects: Where flushed rows lie; another store has other rows.
+        project: Whose views.
+    """
+    return folder / hashlib.sha256(objects.url.encode()).hexdigest()[:12] / project
 
 
 def landing_sql(view: ViewSource, schema: "pa.Schema", *, raw: str) -> str:

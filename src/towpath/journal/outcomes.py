@@ -164,7 +164,7 @@ def _row(
     if outcome.model and outcome.model != model:
         raise InputError(f"Row {at}: model is '{outcome.model}' and the path says '{model}'.", mend="send one model")
     key = _key(outcome.entity_key, at, kinds)
-    target_us = None if outcome.target_at is None else micros(utc(outcome.target_at))
+    target_us = None if outcome.target_at is None else _when(outcome.target_at, at, "target_at")
     if outcome.prediction_id is None and (key is None or target_us is None):
         raise InputError(
             f"Row {at} names no prediction.",
@@ -172,7 +172,7 @@ def _row(
         )
     if outcome.value is None and outcome.label is None:
         raise InputError(f"Row {at} says nothing.", mend="give value (a number), or label (a class)")
-    happened_us = micros(utc(outcome.happened_at)) if outcome.happened_at else target_us or arrived_us
+    happened_us = _when(outcome.happened_at, at, "happened_at") if outcome.happened_at else target_us or arrived_us
     return _with_id(
         project=project,
         model=model,
@@ -214,6 +214,15 @@ def _key(given: "tuple[Any, ...] | str | None", at: int, kinds: Sequence[str]) -
         if one is None:
             raise InputError(f"Row {at}: entity_key holds {part!r}, which is no {kind}.", mend=f"send a {kind}")
     return entity_key(typed)
+
+
+def _when(value: datetime, at: int, field: str) -> int:
+    try:
+        return micros(utc(value))
+    except OverflowError:  # of the first or last day there is, in a zone on the far side of it
+        raise InputError(
+            f"Row {at}: {field} is '{value}', which UTC has no year for.", mend="send a time in UTC"
+        ) from None
 
 
 def _moment(value: Any) -> datetime:

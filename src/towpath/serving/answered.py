@@ -40,8 +40,8 @@ class Ask(NamedTuple):
     """One version by number instead of whoever the policy picks."""
     held: bool = False
     """Whether its record may wait for `Responder.write_held`, which whoever asks calls before the answer goes out."""
-    trace: str = ""
-    """W3C ``traceparent`` for whoever is asked in turn; empty where nobody traces."""
+    trace: tuple[tuple[str, str], ...] = ()
+    """W3C trace context for whoever is asked in turn, as headers; empty where nobody traces."""
     since_s: float | None = None
     """When the event loop saw it, of `time.perf_counter`; now unless given. What the deadline is counted from."""
 

@@ -90,7 +90,8 @@ class Deployment:
         self.beside_link: FallbackDeclaration | None = next((link for link in chain if link.last is None), None)
         """Whom the model is compared with: the first link that does not repeat the model's own words."""
         remembers = any(link.last is not None for link in chain)
-        self.memory: LastAnswers | None = (memory or LastAnswers()) if remembers else None
+        given = LastAnswers() if memory is None else memory
+        self.memory: LastAnswers | None = given if remembers else None
 
     @property
     def ready(self) -> bool:

@@ -22,6 +22,7 @@ from towpath.serving.deployment import Deployment, kept_seconds, own_seconds
 from towpath.serving.golden import golden_cases, prove
 from towpath.serving.heap import Heap
 from towpath.serving.joint import rows_worth_joining
+from towpath.serving.last import LastAnswers, SharedAnswers
 from towpath.serving.served import Reader, Served
 from towpath.stores.objects import Objects
 from towpath.traffic import Policy
@@ -59,6 +60,7 @@ class StoreDeployments:
         only: Names of the models to serve; all unless given. Those that their chains ask are served, too.
         spare: Whether a model in a process of its own has a second one that waits to take over.
         heap: Told when versions come and go; none where nobody's answers wait for the collector.
+        shared: Folder that the workers of one server share, for the last answers to keys; none where there is one worker.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class StoreDeployments:
         only: Sequence[str] = (),
         spare: bool = True,
         heap: Heap | None = None,
+        shared: Path | None = None,
     ) -> None:
         self._spare = spare
+        self._shared = shared
         self._heap = heap
         self._objects = objects
         self._cache = cache
@@ -233,7 +237,6 @@ class StoreDeployments:
         problem: str,
         stand_in: Served | None,
     ) -> None:
-        standing = self.live.get(entry.model)
         deployment = Deployment(
             model=entry.model,
             project=entry.project,
@@ -245,9 +248,28 @@ class StoreDeployments:
             revision=entry.revision,
             problem=problem,
             stand_in=stand_in,
-            memory=standing.memory if standing is not None else None,
+            memory=self._memory(entry.model, champion, chain),
         )
         self.live = {**self.live, entry.model: deployment}
+
+    def _memory(
+        self, model: str, champion: Manifest | None, chain: "Sequence[FallbackDeclaration]"
+    ) -> LastAnswers | None:
+        """The last answers to keys: those that stand, where they may go on standing. Of a model without a journal none reaches a file."""
+        standing = self.live.get(model)
+        memory = standing.memory if standing is not None else None
+        if champion is None or all(link.last is None for link in chain):
+            return memory
+        share = self._shared is not None and champion.journal != "none"
+        if memory is not None and (memory.shared is not None) == share:
+            return memory
+        if self._shared is None or not share:
+            return LastAnswers()
+        try:
+            return LastAnswers(shared=SharedAnswers(self._shared / f"last-{model}.bin"))
+        except OSError as error:
+            _log.warning("%s: each worker keeps its own last answers, because they cannot be shared: %s", model, error)
+            return memory if memory is not None else LastAnswers()
 
     def _circle(self, model: str, chain: "Sequence[FallbackDeclaration]") -> str:
         """What is wrong where the chain leads back to the model; a request stops there and asks the next link."""

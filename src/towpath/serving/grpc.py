@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from towpath.errors import (
 )
 from towpath.serving import grpc_rows, health, oip, reflection
 from towpath.serving.access import AccessLog
-from towpath.serving.answered import Ask
+from towpath.serving.answered import Answered, Ask
 from towpath.serving.bodies import checked_rows, rows_of
 from towpath.serving.grpc_door import Method
 from towpath.serving.health import HealthService
@@ -122,7 +122,7 @@ class GrpcService:
         self._access = access
         self._insecure_open = insecure_open
         self._messages = messages()
-        self._predicted: Callable[[], Any] = classes(grpc_rows.file())["PredictResponse"]
+        self._predict_response: Callable[[], Any] = classes(grpc_rows.file())["PredictResponse"]
         self.closing = asyncio.Event()
         """Set when the server ends: streams that are open are finished with the message that they are at."""
 
@@ -216,20 +216,16 @@ class GrpcService:
 
     async def model_infer(self, request: Any, context: Any) -> Any:
         """Tensors in, tensors out: raw where the caller sent raw, typed where it sent typed."""
-        metadata: Mapping[str, Any] = dict(context.invocation_metadata() or ())
-        packing = metadata.get(_COMPRESSION)
-        if packing is not None:
-            context.set_compression(_compression(packing))
-        response, request_id = await self._inferred(request, metadata, context.time_remaining())
-        back = [("x-request-id", request_id)]
-        if "traceparent" in metadata:
-            back.append(("traceparent", metadata["traceparent"]))
-        await context.send_initial_metadata(back)
-        return response
+        return await _told(request, context, self._inferred)
 
     async def predict(self, request: Any, context: Any) -> Any:
         """Rows in, answers out."""
-        metadata: Mapping[str, Any] = dict(context.invocation_metadata())
+        return await _told(request, context, self._predicted)
+
+    async def _predicted(
+        self, request: Any, metadata: Mapping[str, Any], remaining_s: float | None
+    ) -> tuple[Any, list[tuple[str, str]]]:
+        """The answer to rows, and what goes before it."""
         caller = self._consumers.admit(_authorization(metadata), "predict", request.model)
         deployment = self._responder.deployment(request.model)
         rows = rows_of(grpc_rows.rows_of_message(request))
@@ -240,14 +236,11 @@ class GrpcService:
             consumer=caller.name,
             request_id=str(metadata.get("x-request-id", "")),
             protocol="grpc",
-            timeout_s=shorter(
-                _timeout_s(context.time_remaining()), header_timeout_s(metadata.get("towpath-timeout-ms"))
-            ),
-            trace=trace_of(metadata.get("traceparent")),
+            timeout_s=shorter(_timeout_s(remaining_s), header_timeout_s(metadata.get("towpath-timeout-ms"))),
+            trace=trace_of(metadata.get("traceparent"), metadata.get("tracestate")),
         )
         answered = await answer_of(self._responder, deployment, ask, self._statistics)
-        await context.send_initial_metadata([("x-request-id", answered.request_id)])
-        return grpc_rows.write_answer(answered.answer(), self._predicted())
+        return grpc_rows.write_answer(answered.answer(), self._predict_response()), _back(answered, metadata)
 
     async def model_stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """One answer, or one error, for each message, in their order; the next is read when the last was answered."""
@@ -277,8 +270,8 @@ class GrpcService:
 
     async def _inferred(
         self, request: Any, metadata: Mapping[str, Any], remaining_s: float | None, *, streams: bool = False
-    ) -> tuple[Any, str]:
-        """The answer, and the id of the request."""
+    ) -> tuple[Any, list[tuple[str, str]]]:
+        """The answer to tensors, and what goes before it."""
         caller = self._consumers.admit(_authorization(metadata), "predict", request.model_name)
         deployment = self._responder.deployment(request.model_name)
         version = version_of(deployment, request.model_version)
@@ -297,7 +290,7 @@ class GrpcService:
             protocol="grpc",
             version=version,
             timeout_s=timeout_s,
-            trace=trace_of(metadata.get("traceparent")),
+            trace=trace_of(metadata.get("traceparent"), metadata.get("tracestate")),
         )
         caller.take_rows(ask.rows_count)
         answered = await answer_of(self._responder, deployment, ask, self._statistics)
@@ -310,7 +303,7 @@ class GrpcService:
         response.parameters["towpath"].string_param = orjson.dumps(towpath_parameters(answered)).decode()
         for one in tensors:
             _write(response, one, raw=raw or any(t.datatype == "FP16" for t in tensors))
-        return response, answered.request_id
+        return response, _back(answered, metadata)
 
     async def _changed(self, request: Any, context: Any, change: Callable[..., None]) -> str:
         metadata: Mapping[str, Any] = dict(context.invocation_metadata() or ())
@@ -408,7 +401,7 @@ class GrpcService:
         access.line(
             protocol="grpc",
             method=name,
-            path=getattr(request, "model_name", "") or getattr(request, "name", ""),
+            path=next((name for kind in ("model_name", "model", "name") if (name := getattr(request, kind, ""))), ""),
             status=getattr(context.code(), "name", None) or "OK",
             ms=(time.perf_counter() - start) * 1e3,
             consumer=self._consumers.name_of(_authorization(metadata)),
@@ -437,6 +430,26 @@ class GrpcService:
         if isinstance(error, QuotaError | OverloadedError):  # what clients with a retry policy wait for
             trailing.append(("grpc-retry-pushback-ms", str(min(max(1, round(error.retry_after_s * 1e3)), 30_000))))
         return await context.abort(code, _text(error), tuple(trailing))
+
+
+async def _told(
+    request: Any, context: Any, answer: Callable[..., Coroutine[Any, Any, tuple[Any, list[tuple[str, str]]]]]
+) -> Any:
+    """One answer to one request, packed as the caller asked, behind what goes before it."""
+    metadata: Mapping[str, Any] = dict(context.invocation_metadata() or ())
+    packing = metadata.get(_COMPRESSION)
+    if packing is not None:
+        context.set_compression(_compression(packing))
+    response, back = await answer(request, metadata, context.time_remaining())
+    await context.send_initial_metadata(back)
+    return response
+
+
+def _back(answered: Answered, metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What goes before an answer: the id of the request, and the trace as it came or as the span of this server."""
+    trace = metadata.get("traceparent")
+    own = [("x-request-id", answered.request_id)]
+    return own if trace is None else [*own, ("traceparent", trace)]
 
 
 def _authorization(metadata: Mapping[str, Any]) -> bytes | None:
@@ -491,7 +504,8 @@ def _compression(name: str) -> str:
 
 
 def _text(error: TowpathError) -> str:
-    return f"{error.what} {error.mend}".strip().replace("\n", " ")
+    what = error.what if error.what.endswith(".") or not error.mend else f"{error.what}."
+    return f"{what} {error.mend}".strip().replace("\n", " ")
 
 
 def _timeout_s(remaining_s: float | None) -> float | None:
@@ -513,16 +527,30 @@ def _decoded(request: Any) -> oip.InferRequest:
         if given.parameters:
             oip.refuse_parameters(given.parameters, "input", given.name)
         if raw:
+            if given.HasField("contents") and _filled(given):
+                raise InputError(
+                    f"Input '{given.name}' has values in contents and in raw_input_contents.", mend="send one of them"
+                )
             tensors.append(oip.from_bytes(given.name, given.datatype, shape, raw[number]))
             continue
         field = _CONTENTS.get(given.datatype)
         values = list(getattr(given.contents, field)) if field is not None else []
+        if not values and (field or given.datatype == "FP16") and (elsewhere := _filled(given)):
+            raise InputError(
+                f"Input '{given.name}' of {given.datatype} has its values in '{elsewhere}'.",
+                mend=f"send them in {field or 'raw_input_contents'}",
+            )
         tensors.append(oip.from_values(given.name, given.datatype, shape, values))
     for wanted in request.outputs:
         if wanted.parameters:
             oip.refuse_parameters(wanted.parameters, "output", wanted.name)
     parameters = _parameters(request.parameters) if request.parameters else {}
     return oip.InferRequest(request.id, tensors, [], binary_output=False, parameters=parameters)
+
+
+def _filled(given: Any) -> str:
+    """Which field of an input's contents has values; empty where none has."""
+    return next((field.name for field, _ in given.contents.ListFields()), "")
 
 
 def _wanted(tensors: list[oip.Tensor], names: list[str]) -> list[oip.Tensor]:

@@ -41,7 +41,7 @@ class Call:
         deadline: Of `time.perf_counter`, in seconds; infinity for none.
         consumer: Who asked; consumers take turns.
         joint: What it takes to be answered together with other calls; none to be called alone.
-        trace: W3C ``traceparent`` that goes along where it leaves this server; of calls that are answered together the first one's.
+        trace: W3C trace context, as headers, that goes along where it leaves this server; of calls that are answered together the first one's.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Call:
         deadline: float,
         consumer: str = "",
         joint: Joint | None = None,
-        trace: str = "",
+        trace: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.lane = lane
         self.function = function

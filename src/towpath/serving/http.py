@@ -304,7 +304,7 @@ class App:
             consumer=caller.name,
             request_id=request_id,
             timeout_s=header_timeout_s(headers.get(b"towpath-timeout-ms")),
-            trace=trace_of(headers.get(b"traceparent")),
+            trace=trace_of(headers.get(b"traceparent"), headers.get(b"tracestate")),
             since_s=self.turn.since_s(),
             held=True,
         )
@@ -329,7 +329,7 @@ class App:
             consumer=caller.name,
             request_id=_readable(given_id) if given_id is not None else "",
             timeout_s=header_timeout_s(headers.get(b"towpath-timeout-ms")),
-            trace=trace_of(headers.get(b"traceparent")),
+            trace=trace_of(headers.get(b"traceparent"), headers.get(b"tracestate")),
             since_s=self.turn.since_s(),
             held=True,
         )
@@ -446,7 +446,7 @@ class App:
             timeout_s=shorter(
                 header_timeout_s(headers.get(b"towpath-timeout-ms")), oip.timeout_s_of(request.parameters)
             ),
-            trace=trace_of(headers.get(b"traceparent")),
+            trace=trace_of(headers.get(b"traceparent"), headers.get(b"tracestate")),
             since_s=self.turn.since_s(),
             held=True,
         )

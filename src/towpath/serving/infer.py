@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from towpath.errors import InputError, TooLargeError, UnknownError
+from towpath.features.lock import names_of
 from towpath.serving.answered import Answered, Ask
 from towpath.serving.deployment import Deployment
 from towpath.serving.oip import DTYPES, InferRequest, Tensor, tensor
@@ -49,9 +50,11 @@ _ARROW_DATATYPES = {
     **{f"{sign}int{bits}": f"{sign}INT{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 """Arrow's name → OIP's; everything else (text, times) travels as BYTES."""
-NUMBER_DIGITS = 12
 _TRACE = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+NUMBER_DIGITS = 12
 """Of a number in a header: `int` refuses 5,000 of them, and a float has no room for 400."""
+_STATE_CHARACTERS = 2_048
+"""W3C asks for at least 512 to be handed on."""
 _EXTENSIONS = [
     "binary_tensor_data",
     "model_configuration",
@@ -85,17 +88,11 @@ def model_metadata(deployment: Deployment) -> dict[str, Any]:
     return {
         "name": deployment.model,
         "versions": [str(version) for version in sorted(deployment.versions)],
-        "platform": "towpath" if served is None else f"towpath_{_form(served)}",
+        "platform": "towpath" if served is None else f"towpath_{served.form}",
         "inputs": inputs,
         "outputs": outputs,
         "parameters": {"unit": _unit(served)} if served is not None else {},
     }
-
-
-def _form(served: Served) -> str:
-    """The format that answers; where ONNX's was asked for, what came of it."""
-    own = served.manifest.artefact.format
-    return getattr(served.loaded, "format", own) if served.manifest.serving.compile is not None else own
 
 
 def model_config(deployment: Deployment, *, max_rows: int) -> dict[str, Any]:
@@ -140,17 +137,28 @@ def header_timeout_s(text: "str | bytes | None") -> float | None:
     return int(text) / 1e3
 
 
-def trace_of(text: "str | bytes | None") -> str:
-    """A caller's ``traceparent``, where it is one; anything else is not handed to other servers.
+def trace_of(parent: "str | bytes | None", state: "str | bytes | None" = None) -> tuple[tuple[str, str], ...]:
+    """A caller's trace context as headers, where it is one; anything else is not handed to other servers.
+
+    Args:
+        parent: The header ``traceparent``.
+        state: The header ``tracestate``, which says nothing without the other one.
 
     Example:
-        >>> trace_of(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")[:7], trace_of("00-1")
-        ('00-4bf9', '')
+        >>> trace_of(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"shop=a1")[1]
+        ('tracestate', 'shop=a1')
+        >>> trace_of("00-1", "shop=a1")
+        ()
     """
-    if text is None:
-        return ""
-    found = text.decode("latin-1") if isinstance(text, bytes) else text
-    return found if _TRACE.fullmatch(found) else ""
+    if parent is None:
+        return ()
+    found = parent.decode("latin-1") if isinstance(parent, bytes) else parent
+    if not _TRACE.fullmatch(found):
+        return ()
+    more = state.decode("latin-1") if isinstance(state, bytes) else state
+    if not more or len(more) > _STATE_CHARACTERS or not (more.isascii() and more.isprintable()):
+        return (("traceparent", found),)
+    return ("traceparent", found), ("tracestate", more)
 
 
 def shorter(one_s: float | None, other_s: float | None) -> float | None:
@@ -167,9 +175,9 @@ def _inputs(served: Served) -> list[dict[str, Any]]:
     for one in (each for lock in manifest.on_demand for each in lock.inputs if each.reads == "request"):
         found.setdefault(one.name, {"name": one.name, "datatype": _datatype(one.type), "shape": [-1]})
     given = {
-        f"{lock.view if lock.project == own else f'{lock.project}/{lock.view}'}.{column.name}"
+        name
         for lock in (*(manifest.features if served.reader is not None else ()), *manifest.on_demand)
-        for column in lock.columns
+        for name in names_of(lock, own)
     }
     for field in served.signature.inputs:
         if field.name not in given:

@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl  # noqa: TID253 - imported with uvicorn, by the worker
 from uvicorn.protocols.http.httptools_impl import (  # noqa: TID253 - imported with uvicorn, by the worker
     STATUS_LINE,
     HttpToolsProtocol,
+    RequestResponseCycle,
 )
 
 from towpath.errors import InputError, OverloadedError, TooLargeError, TowpathError
@@ -14,10 +16,14 @@ from towpath.serving.limits import Limits
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn._types import ASGI3Application
+
 __all__ = ["BETWEEN", "BODY", "HEAD", "LimitedProtocol"]
 
 BETWEEN, HEAD, BODY = 0, 1, 2
 """What the parser is in."""
+_PIECE_BYTES = 16 << 10
+"""So much is parsed before it is looked whether requests wait for others; a loop reads up to 256 KiB at once."""
 _TURN_AWAY_S = 1.0
 _AGAIN_S = 1.0
 _MISUSE = 2
@@ -29,6 +35,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     Whatever comes whole in one packet, as nearly all requests do, pays for two comparisons and a few flags. Only a head or a
     body that is still open when a packet ends is timed, by the connection's one timer.
+
+    Requests that are sent behind one which is not answered yet wait, some hundred parsed and the rest as bytes, and nothing
+    more is read from the connection meanwhile. uvicorn reads on with each answer: a caller that sends and never reads made it
+    hold thousands of requests for every one that it answered.
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -38,6 +48,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._open_since = 0.0
         """When a head or body was first found unfinished; 0 where it was not."""
         self._open_bytes = 0
+        self._held = b""
+        """What came behind requests that wait, and was not parsed yet."""
+        self._at_work: RequestResponseCycle | None = None
+        """The request that the application answers, of those that go uvicorn's way."""
         self._suspect = False
         """Whether the head must be measured before it is answered."""
         self._one_too_many = False
@@ -50,6 +64,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: "asyncio.Transport") -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn's
         """Let it in; one too many is told so when it asks for something."""
         super().connection_made(transport)
+        self.flow: _Flow = _Flow(transport)  # pyright: ignore[reportIncompatibleVariableOverride] - it does more
         now = self._quiet_since = self.loop.time()
         count = len(self.connections)
         if count > self._limits.connections:
@@ -63,6 +78,29 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and keep an eye on what is not finished."""
+        if self.flow.waiting or len(data) > _PIECE_BYTES:
+            self._held += data
+            self.read_on()
+            return
+        self._feed(data)
+        if self.pipeline:
+            self.flow.wait()
+
+    def read_on(self) -> None:
+        """Parse what is held, until requests wait for an answer; read from the connection again once nothing is held."""
+        held, at = self._held, 0
+        while at < len(held) and not self.pipeline and not self.transport.is_closing():
+            self._feed(held[at : at + _PIECE_BYTES])
+            at += _PIECE_BYTES
+        self._held = held[at:]
+        if self.transport.is_closing():
+            self._held = b""
+        elif self._held or self.pipeline:
+            self.flow.wait()
+        else:
+            self.flow.go_on()
+
+    def _feed(self, data: bytes) -> None:
         if self._phase == HEAD or len(data) > self._limits.header_bytes:
             self._suspect = True
         try:
@@ -77,7 +115,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._unfinished(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The caller went away."""
+        """The caller went away; uvicorn tells the newest request of it, and the one at work may be an older one."""
+        self._held = b""
+        for cycle in (self._at_work, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
+        self._at_work = None
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
@@ -122,6 +167,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Stop the parser, which would go on with what else came."""
         raise ConnectionAbortedError
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
+        self._at_work = cycle
+        super()._start_asgi_task(cycle, app)
+
     # the one timer of a connection
 
     def timeout_keep_alive_handler(self) -> None:
@@ -132,6 +181,8 @@ class LimitedProtocol(HttpToolsProtocol):
         now = self.loop.time()
         if self._one_too_many:
             self._turn_away(408, InputError("No request came.", mend="send one"))
+        elif self.flow.write_paused:  # first: as long as answers wait for the caller, what it sends waits for us
+            self._look_at_reader(now)
         elif self._phase and self._open_since:
             self._look_at_sender(now)
         elif self.cycle and not self.cycle.response_complete:
@@ -211,6 +262,28 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
         if self.transport.get_write_buffer_size():  # a close waits for a caller that reads
             self.loop.call_later(self._limits.idle_s, self.transport.abort)
+
+
+class _Flow(FlowControl):
+    """Keeps the connection from being read while requests wait, whoever asks for more."""
+
+    waiting = False
+
+    def wait(self) -> None:
+        """Read nothing more."""
+        self.waiting = True
+        self.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again."""
+        if self.waiting:
+            self.waiting = False
+            self.resume_reading()
+
+    def resume_reading(self) -> None:
+        """Asked for by uvicorn after each answer, and by whoever wants the body of one request."""
+        if not self.waiting:
+            super().resume_reading()
 
 
 def _too_large(limit: int) -> TooLargeError:

@@ -28,7 +28,7 @@ class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     consumer: str | None = None
     """Only for this caller."""
     segment: str | None = None
-    """Only for this one, ``column=value``."""
+    """Only for this one, ``column=value``: for rows in which the caller says so."""
 
 
 class Switched(msgspec.Struct, frozen=True, kw_only=True):

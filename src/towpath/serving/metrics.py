@@ -124,6 +124,13 @@ class Meter:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self._forms = Gauge(
+            "towpath_form",
+            "Workers in which a version answers in this form, such as onnx where `serving.compile` asks for it.",
+            ("model", "version", "form"),
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self._changes = Gauge(
             "towpath_circuit_changes",
             "How often the circuit of a version changed its state, in living workers.",
@@ -155,7 +162,8 @@ class Meter:
         self._children: dict[tuple[Any, ...], Any] = {}
         self._notes: dict[tuple[str, str, str], Callable[[float], None]] = {}
         self._row_children: dict[tuple[Any, ...], Any] = {}
-        self._versions: set[tuple[str, str]] = set()
+        self._versions: dict[tuple[str, str], str] = {}
+        """Model and version → the form in which it answers."""
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
@@ -234,11 +242,12 @@ class Meter:
         self._champion.labels(model, project, team, tier).set(champion or 0)
 
     def version(
-        self, model: str, version: int, *, closed: bool, changes: int, waiting_rows: int, waiting_s: float
+        self, model: str, version: int, *, form: str, closed: bool, changes: int, waiting_rows: int, waiting_s: float
     ) -> None:
         """Note how one version of a model is."""
         labels = (model, str(version))
-        self._versions.add(labels)
+        self._versions[labels] = form
+        self._forms.labels(*labels, form).set(1)
         self._breakers.labels(*labels).set(not closed)
         self._changes.labels(*labels).set(changes)
         self._waiting.labels(*labels).set(waiting_rows)
@@ -250,10 +259,12 @@ class Meter:
         Args:
             versions: Those that are served: model, and number as text.
         """
-        for model, version in self._versions - versions:
-            self.version(model, int(version), closed=True, changes=0, waiting_rows=0, waiting_s=0.0)
+        for model, version in self._versions.keys() - versions:
+            form = self._versions[model, version]
+            self.version(model, int(version), form=form, closed=True, changes=0, waiting_rows=0, waiting_s=0.0)
             self.process(model, int(version), up=False, restarts=0)
-        self._versions &= versions
+            self._forms.labels(model, version, form).set(0)
+            del self._versions[model, version]
 
     def _bound(
         self,

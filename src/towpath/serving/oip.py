@@ -386,8 +386,14 @@ def _numbers(name: str, datatype: str, dtype: "np.dtype[Any]", values: Any) -> "
         bounds = np.iinfo(dtype)
         if array.min() < bounds.min or array.max() > bounds.max:
             raise InputError(f"Input '{name}' holds a number beyond {datatype} ({bounds.min} to {bounds.max}).")
-    with np.errstate(over="ignore"):
-        return array.astype(dtype, copy=False)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError:
+        largest = float(np.finfo(dtype).max)
+        raise InputError(
+            f"Input '{name}' holds a number beyond {datatype} ({-largest:.6g} to {largest:.6g})."
+        ) from None
 
 
 def _whole(values: Any) -> bool:

@@ -40,6 +40,8 @@ class PushAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that do not fit the view; each was left out whole."""
     problems: tuple[RefusedRow, ...] = ()
     """The first hundred of them, by their number in the call."""
+    without: tuple[str, ...] = ()
+    """Columns of older forms of the view that are still kept up for live models, and that rows do not have any more: missing there."""
 
 
 class RowWriter(Protocol):
@@ -117,6 +119,7 @@ class Pusher:
             unchanged=unchanged,
             refused=len(refused),
             problems=tuple(refused[:_SHOWN]),
+            without=_without(views),
         )
 
     def _count(self, view: str, consumer: str, *, accepted: int = 0, unchanged: int = 0, refused: int = 0) -> None:
@@ -211,6 +214,15 @@ def view_called(views: Mapping[str, tuple[View, ...]], name: str) -> tuple[View,
     raise UnknownError(
         f"No model that is served here reads a view '{name}'{nearest(name, views)}", mend="POST /features/<view>"
     )
+
+
+def _without(views: Sequence[View]) -> tuple[str, ...]:
+    """What older forms with the same keys have and the newest has not."""
+    if len(views) == 1:
+        return ()
+    newest = views[0]
+    alike = [view for view in views[1:] if view.header.keys == newest.header.keys]
+    return tuple(sorted({name for view in alike for name in view.features} - set(newest.features)))
 
 
 def _changed(standing: Sequence[bytes | None], rows: Sequence[PushedRow], values: Sequence[bytes]) -> list[int]:

@@ -126,7 +126,7 @@ def row_schema(served: "Served") -> Schema:
             {"description": "Looked up or computed unless given."} if field.name in given else {}
         )
     for name in sorted(served.extra - set(properties)):
-        properties[name] = _extra(types.get(name, ""), is_key=name in served.keys)
+        properties[name] = _extra(types.get(name, ""), is_key=name in served.keys, is_segment=name in served.segments)
         if name in moments and name not in served.keys:
             properties[name] = _MOMENT | {"description": moments[name]}
         if name == HORIZON and served.horizon.pattern is not None:
@@ -251,8 +251,10 @@ def _horizon(longest: str | None, pattern: str) -> Schema:
     return {"type": ["string", "null"], "pattern": f"^(?:{pattern})(?!\\n)$", "description": described}
 
 
-def _extra(kind: str, *, is_key: bool) -> Schema:
+def _extra(kind: str, *, is_key: bool, is_segment: bool) -> Schema:
     described = "An entity key." if is_key else "Of the request; no input of the model."
+    if is_segment:
+        described += " Its segment: whoever sends it is counted by it, and stopped by a kill switch that names it."
     return (dict(_SCALAR) if is_key else _nullable(_typed(kind))) | {"description": described}
 
 

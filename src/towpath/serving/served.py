@@ -11,6 +11,7 @@ import numpy as np
 
 from towpath.apart import Apart
 from towpath.errors import FormatError, InputError, TowpathError, UnavailableError, nearest
+from towpath.features.lock import names_of
 from towpath.features.on_demand import OnDemand
 from towpath.models.columns import Matrix, array_of, columns_from_rows, columns_from_tensor, in_type, is_number
 from towpath.serving.breaker import Breaker
@@ -198,9 +199,9 @@ class Served:
             manifest.output.horizon, read=HORIZON in {*self._read_beside_inputs(manifest), *self.names}
         )
         called = {
-            f"{lock.view if lock.project == manifest.project else f'{lock.project}/{lock.view}'}.{column.name}": column
+            name: column
             for lock in manifest.features
-            for column in lock.columns
+            for name, column in zip(names_of(lock, manifest.project), lock.columns, strict=True)
         }
         self._looked_up = tuple(called)
         self._looked_up_set = frozenset(called)
@@ -227,6 +228,12 @@ class Served:
         """Inputs that a caller need not send: looked up, or computed when it asks."""
         looked_up = self._looked_up_set if self.reader is not None else frozenset[str]()
         return looked_up | frozenset(self.functions.gives if self.functions is not None else ())
+
+    @property
+    def form(self) -> str:
+        """The format that answers; where ONNX's was asked for, what came of it."""
+        own = self.manifest.artefact.format
+        return getattr(self.loaded, "format", own) if self.manifest.serving.compile is not None else own
 
     @property
     def stuck(self) -> bool:

@@ -156,9 +156,13 @@ class ShortWayProtocol(LimitedProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
+        started = bool(self.pipeline)
+        if started:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
+        if self.flow.waiting and not self.pipeline:
+            self.loop.call_soon(self.read_on)
+        if started:
             return
         now = self._quiet_since = self.loop.time()
         if self.timeout_keep_alive_task is None:

@@ -22,7 +22,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from towpath.clock import Clock
-from towpath.errors import TowpathError, UnavailableError
+from towpath.errors import RefusedError, TowpathError, UnavailableError
 from towpath.serving.slots import forget_gauges
 from towpath.serving.worker import CALL, Ports, WorkerConfig, listening
 from towpath.stores.objects import Objects
@@ -385,22 +385,31 @@ class Supervisor:
                 child.process.kill()
             child.bury()
         self._children, self._standby = [], None
-        for held in self._held:
-            held.close()
-        self._held = []
+        self._let_go()
         if self._config.metrics is not None:
             shutil.rmtree(self._config.metrics, ignore_errors=True)
 
     def _hold_ports(self) -> None:
         """Bind without listening: the numbers are ours as long as we live, and every connection goes to a worker."""
         found: list[int] = []
-        for port in (self._config.ports.http, self._config.ports.grpc):
-            if port:  # without SO_REUSEPORT this fails where another server listens, which the workers would not notice
-                listening(self._config.ports.host, port, reuse=False).close()
-            held = listening(self._config.ports.host, port, reuse=True)
+        for port, option in ((self._config.ports.http, "--port"), (self._config.ports.grpc, "--grpc-port")):
+            try:
+                if (
+                    port
+                ):  # without SO_REUSEPORT this fails where another server listens, which the workers would not notice
+                    listening(self._config.ports.host, port, reuse=False, option=option).close()
+                held = listening(self._config.ports.host, port, reuse=True, option=option)
+            except RefusedError:
+                self._let_go()
+                raise
             self._held.append(held)
             found.append(held.getsockname()[1])
         self.ports = Ports(self._config.ports.host, found[0], found[1], os.getpid())
+
+    def _let_go(self) -> None:
+        for held in self._held:
+            held.close()
+        self._held = []
 
     def _of_slot(self, slot: int) -> WorkerConfig:
         return replace(self._config, slot=slot, ports=self.ports, reuse_port=True)

@@ -20,6 +20,7 @@ __all__ = ["Tracing", "tracing_of"]
 _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NAMED = frozenset({"predict", "outcomes", "features", "kill", "revive", "invocations", "openapi"})
 _PLAIN = frozenset({"/health", "/health/ready", "/metrics", "/openapi.json", "/docs", "/ping", "/version", "/invocations"})  # fmt: skip
+_CONTEXT = ("traceparent", "tracestate")
 _OURS = 500
 _SEND_S = 2.0
 """How long a receiver that is away may hold up the end of a worker."""
@@ -90,13 +91,10 @@ class Tracing:
             attributes = {"http.request.method": known, "url.path": path, "url.scheme": self._scheme}
             if route:
                 attributes["http.route"] = route
-            carrier = {name: headers[name.encode()].decode("latin-1") for name in ("traceparent", "tracestate") if name.encode() in headers}  # fmt: skip
+            carrier = {name: headers[name.encode()].decode("latin-1") for name in _CONTEXT if name.encode() in headers}  # fmt: skip
             span = self._begun(f"{known} {route}".strip(), carrier, attributes)
-            handed = self._handed_on(span)
-            headers = {
-                **headers,
-                b"traceparent": handed.encode(),
-            }  # for whoever is asked in turn: its parent is our span
+            # for whoever is asked in turn: its parent is our span
+            headers = {**headers, **{name.encode(): value.encode() for name, value in _handed_on(span).items()}}
             try:
                 status, body, out = await respond(method, path, headers, given)
                 span.set_attribute("http.response.status_code", status)
@@ -112,30 +110,20 @@ class Tracing:
     def over_grpc(self, service: "GrpcService") -> None:
         """Let each inference over gRPC have a span, those of a stream too."""
         door: Any = service
-        inferred: Callable[..., Awaitable[Any]] = door._inferred  # noqa: SLF001 - the one place that both kinds of call go through
+        inferred, predicted = door._inferred, door._predicted  # noqa: SLF001 - what all kinds of call go through
 
-        async def traced(request: Any, metadata: Mapping[str, Any], *more: Any, **named: Any) -> Any:
+        async def traced_infer(request: Any, metadata: Mapping[str, Any], *more: Any, **named: Any) -> Any:
             method = "ModelStreamInfer" if named.get("streams") else "ModelInfer"
-            carrier = {name: str(metadata[name]) for name in ("traceparent", "tracestate") if name in metadata}
-            span = self._begun(
-                f"{SERVICE}/{method}", carrier, {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+            return await self._spanned(
+                SERVICE, method, metadata, lambda handed: inferred(request, handed, *more, **named)
             )
-            metadata = {**metadata, "traceparent": self._handed_on(span)}
-            try:
-                found = await inferred(request, metadata, *more, **named)
-            except Exception as error:
-                code = error.code if isinstance(error, TowpathError) else "unavailable"
-                span.set_attribute("error.type", code)
-                span.set_attribute("rpc.grpc.status_code", _status(code))
-                span.set_status(self._failed)
-                raise
-            else:
-                span.set_attribute("rpc.grpc.status_code", 0)
-                return found
-            finally:
-                span.end()
 
-        door._inferred = traced  # noqa: SLF001
+        async def traced_predict(request: Any, metadata: Mapping[str, Any], *more: Any) -> Any:
+            return await self._spanned(
+                "towpath.v1.Prediction", "Predict", metadata, lambda handed: predicted(request, handed, *more)
+            )
+
+        door._inferred, door._predicted = traced_infer, traced_predict  # noqa: SLF001
 
     def with_answers(self, statistics: "Statistics") -> None:
         """Let spans say who answered."""
@@ -154,15 +142,32 @@ class Tracing:
         self._provider.force_flush(int(_SEND_S * 1e3))
         self._provider.shutdown()
 
+    async def _spanned(
+        self, service: str, method: str, metadata: Mapping[str, Any], call: Callable[[dict[str, Any]], Awaitable[Any]]
+    ) -> Any:
+        """A call over gRPC, in a span of its own; it sees that span as its caller's."""
+        carrier = {name: str(metadata[name]) for name in _CONTEXT if name in metadata}
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        span = self._begun(f"{service}/{method}", carrier, attributes)
+        try:
+            found = await call({**metadata, **_handed_on(span)})
+        except Exception as error:
+            code = error.code if isinstance(error, TowpathError) else "unavailable"
+            span.set_attribute("error.type", code)
+            span.set_attribute("rpc.grpc.status_code", _status(code))
+            span.set_status(self._failed)
+            raise
+        else:
+            span.set_attribute("rpc.grpc.status_code", 0)
+            return found
+        finally:
+            span.end()
+
     def _begun(self, name: str, carrier: Mapping[str, str], attributes: Mapping[str, str]) -> Any:
         context = self._propagator.extract(carrier) if carrier else None
         span = self._tracer.start_span(name, context=context, kind=self._server, attributes=dict(attributes))
         _span.set(span)  # a request sets its own, so that of the one before on this connection is never read
         return span
-
-    def _handed_on(self, span: Any) -> str:
-        context = span.get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
 
 def _said(answered: "Answered") -> dict[str, Any]:
@@ -176,6 +181,13 @@ def _said(answered: "Answered") -> dict[str, Any]:
         "towpath.sources": sources,
         "towpath.reasons": reasons,
     }
+
+
+def _handed_on(span: Any) -> dict[str, str]:
+    """The span as whoever is asked in turn takes it; the state is the caller's, and empty where its trace was none."""
+    context = span.get_span_context()
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    return {"traceparent": parent, "tracestate": context.trace_state.to_header()}
 
 
 def _route(path: str) -> str:

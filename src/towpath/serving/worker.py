@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +194,7 @@ class Worker:
                     str(number): served.breaker.state + (f" ({served.breaker.why})" if served.breaker.why else "")
                     for number, served in one.versions.items()
                 },
+                "forms": {str(number): served.form for number, served in one.versions.items()},
                 "processes": {
                     str(number): served.process for number, served in one.versions.items() if served.process is not None
                 },
@@ -220,6 +222,7 @@ class Worker:
                 meter.version(
                     name,
                     number,
+                    form=served.form,
                     closed=breaker.state == "closed",
                     changes=breaker.changes,
                     waiting_rows=lane.waiting_rows,
@@ -312,6 +315,8 @@ class Worker:
         on_ready(ports)
         await self._stop.wait()
         self._draining = True
+        # answers say it from now on, so that callers leave connections they keep: later one is closed under what they send on it
+        http.config.encoded_headers = http.server_state.default_headers = [(b"connection", b"close")]
         await asyncio.sleep(self._settings.drain_ms / 1e3)
         http.should_exit = True
         closing.set()
@@ -338,7 +343,7 @@ class Worker:
             return Consumers()
         return Consumers(
             objects,
-            pepper=read_pepper(config.pepper, config.keys, config.folder),
+            pepper=partial(read_pepper, config.pepper, config.keys, config.folder),
             quotas=Quotas(config.metrics / "quotas.bin" if config.metrics is not None else None),
             quota_share=self._settings.quota_share,
             seen=SeenWriter(objects, f"{socket.gethostname()}-{config.slot}"),
@@ -358,6 +363,7 @@ class Worker:
             clock=self._config.clock,
             only=self._config.models,
             heap=self._heap,
+            shared=self._config.metrics,
         )
 
     def _reader(self, manifest: Manifest) -> "Reader":

@@ -1,10 +1,11 @@
 """Who calls: the keys that open a server's door, what each may do, and how much."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from hmac import compare_digest
 
-from towpath.errors import CallerError, DeniedError, ForbiddenError, QuotaError, RefusedError
+from towpath.errors import CallerError, DeniedError, ForbiddenError, QuotaError, RefusedError, TowpathError
 from towpath.stores.objects import Objects
 from towpath.traffic.consumer import LOCAL, SCOPES, Consumer, ConsumerKey, key_digest, pepper_id
 from towpath.traffic.consumer_book import ConsumerBook
@@ -13,6 +14,7 @@ from towpath.traffic.seen import SeenWriter
 
 __all__ = ["Caller", "Consumers"]
 
+_log = logging.getLogger("towpath.traffic")
 _ADDRESS = "Authorization: Bearer <key>"
 _WORD = {
     "predict": "ask for predictions",
@@ -97,7 +99,7 @@ class Consumers:
 
     Args:
         objects: The fleet's object store; none for a server that has no store.
-        pepper: What the keys are hashed with.
+        pepper: What the keys are hashed with, or a function that reads it: again, where keys need another one than was read.
         quotas: Where the buckets stand; in this process unless given.
         quota_share: Part of each quota that this server grants.
         seen: Takes when keys were used.
@@ -107,13 +109,15 @@ class Consumers:
         self,
         objects: Objects | None = None,
         *,
-        pepper: bytes = b"",
+        pepper: bytes | Callable[[], bytes] = b"",
         quotas: Quotas | None = None,
         quota_share: float = 1.0,
         seen: SeenWriter | None = None,
     ) -> None:
         self._book = ConsumerBook(objects) if objects is not None else None
-        self._pepper = pepper
+        self._read_pepper = pepper if callable(pepper) else None
+        self._pepper = pepper() if callable(pepper) else pepper
+        self._without_pepper = ""
         self._quotas = quotas or Quotas()
         self._quota_share = quota_share
         self._seen = seen
@@ -142,6 +146,7 @@ class Consumers:
         self._note(now)
         self._keep_live(now)
         known = self._book.all()
+        self._follow_pepper(known)
         if known != self._known:
             self._known = known
             self._keep_live(now, anew=True)
@@ -152,14 +157,8 @@ class Consumers:
         Raises:
             RefusedError: There are keys that were made with a pepper that this server has not.
         """
-        ours = pepper_id(self._pepper) if self._pepper else "none"
-        theirs = {key.pepper for consumer in self._known.values() for key in consumer.keys if key.pepper}
-        if theirs and ours not in theirs:
-            raise RefusedError(
-                f"The keys of the consumers are made with pepper {', '.join(sorted(theirs))}; this server has {ours}.",
-                where="stores.pepper",
-                mend="copy the file 'pepper' from the folder of keys where the consumers were added, or set stores.pepper",
-            )
+        if fault := self._pepper_fault(self._known):
+            raise fault
 
     def admit(self, authorization: bytes | None, scope: str, model: str = "") -> Caller:
         """Let in whoever calls, if it may do this, and count it against its quota.
@@ -243,6 +242,31 @@ class Consumers:
         raise DeniedError(
             "The key is unknown, expired or revoked.", mend=f"send {_ADDRESS} with a live key of this fleet"
         )
+
+    def _pepper_fault(self, known: Mapping[str, Consumer]) -> RefusedError | None:
+        ours = pepper_id(self._pepper) if self._pepper else "none"
+        theirs = {key.pepper for consumer in known.values() for key in consumer.keys if key.pepper}
+        if not theirs or ours in theirs:
+            return None
+        return RefusedError(
+            f"The keys of the consumers are made with pepper {', '.join(sorted(theirs))}; this server has {ours}.",
+            where="stores.pepper",
+            mend="copy the file 'pepper' from the folder of keys where the consumers were added, or set stores.pepper",
+        )
+
+    def _follow_pepper(self, known: Mapping[str, Consumer]) -> None:
+        """Read the pepper again where it opens no key: the first consumer may come, and the pepper with it, while this server runs."""
+        fault: TowpathError | None = self._pepper_fault(known)
+        if fault is not None and self._read_pepper is not None:
+            try:
+                self._pepper = self._read_pepper()
+                fault = self._pepper_fault(known)
+            except TowpathError as error:
+                fault = error
+        told = "" if fault is None else fault.what
+        if told and told != self._without_pepper and self._read_pepper is not None:
+            _log.error("nobody is let in: %s", fault)
+        self._without_pepper = told
 
     def _keep_live(self, now: datetime, *, anew: bool = False) -> None:
         """Make callers of the live keys, if these are others than before; requests meet either all old or all new ones."""
