@@ -10,7 +10,9 @@ from towpath import compute
 from towpath.clock import FixedClock
 from towpath.errors import ModelError
 from towpath.gate import footprint
+from towpath.gate.verdict import Footprint
 from towpath.models.manifest import Artefact, Field, Manifest, Signature, StoredFile
+from towpath.project.declarations import GateDeclaration
 
 
 @pytest.fixture
@@ -69,3 +71,19 @@ def test_what_the_users_code_prints_does_not_hide_the_measurement() -> None:
     assert found.p99_ms == 4
     with pytest.raises(ModelError, match="printed last: nothing"):
         footprint.read([])
+
+
+@pytest.mark.parametrize(
+    ("load_s", "memory_mib", "taken", "found"),
+    [
+        ([2.0, 1.0], 100, 1, 2.0),  # within the limits at once
+        ([40.0, 3.0, 1.0], 100, 2, 3.0),  # a neighbour, once
+        ([40.0, 50.0, 35.0, 1.0], 100, 3, 35.0),  # it is slow
+        ([40.0, 1.0], 4_096, 1, 40.0),  # too large, and no quiet moment would help
+    ],
+)
+def test_a_busy_machine_is_no_slow_version(load_s: list[float], memory_mib: float, taken: int, found: float) -> None:
+    measured = iter([Footprint(load_s=s, memory_mib=memory_mib, p50_ms=1, p99_ms=2) for s in load_s])
+    best = footprint.quietest(measured, GateDeclaration(load_s=30))
+    assert (best.load_s, len(load_s) - len(list(measured))) == (found, taken)
+    assert footprint.within(best, GateDeclaration(load_s=30)) == (found < 30 and memory_mib < 2_048)

@@ -83,6 +83,15 @@ def importlib_find(monkeypatch: pytest.MonkeyPatch, missing: set[str]) -> bool:
     return True
 
 
+def test_a_model_has_its_time_of_computing_to_load_in_however_busy_the_machine_is(
+    folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder("pt2")
+    monkeypatch.setattr("towpath.models.loading._TRIAL_CPU_S", 1)  # less than an import of PyTorch
+    with pytest.raises(FormatError, match="did not load within 1 s of computing"):
+        load_file(path, name="points")
+
+
 def test_a_text_classifier_answers_as_transformers_does(folder: Callable[[str], Path]) -> None:
     path = folder("huggingface")
     model = load_file(path, name="taste")
@@ -228,6 +237,9 @@ def test_an_mlflow_folder_of_a_data_only_flavour_needs_no_mlflow(
         (path / "MLmodel").write_text(damaged)
         with pytest.raises((FormatError, RefusedError)):
             load_file(path, name="demand")
+    (path / "MLmodel").write_text("flavors: {lightgbm: {data: ../../etc/passwd}}")
+    with pytest.raises(FormatError, match=r"'\.\./\.\./etc/passwd' leads out of the folder"):
+        load_file(path, name="demand")
 
 
 def test_a_python_function_of_mlflow_loads_where_the_user_trusts_it(tmp_path: Path) -> None:

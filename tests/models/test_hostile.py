@@ -117,7 +117,7 @@ def test_an_honest_joblib_file_loads_with_trust(compress: Any, tmp_path: Path, f
     path = tmp_path / "model.txt"
     joblib.dump(forest, path, compress=compress)
     assert sniff(path).format == "joblib"
-    with pytest.raises(RefusedError):
+    with pytest.raises(RefusedError, match="is a file of joblib"):
         load_file(path, name="demand")
     model = load_file(path, name="demand", trust_pickle=True)
     answer = model.predict({f"f{i}": features[:, i] for i in range(4)})

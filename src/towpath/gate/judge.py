@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from towpath.errors import UndefinedError
 from towpath.gate.fallbacks import FallbackCheck
+from towpath.gate.footprint import within
 from towpath.gate.golden import GoldenResult
 from towpath.gate.output import OutputCheck, allowed
 from towpath.gate.scores import Better, Scores, gap, ratio, segment_codes
@@ -262,12 +263,7 @@ def _footprint_rule(footprint: Footprint | None, gate: GateDeclaration) -> Rule:
         f"(limit {gate.memory_mib:,}), one row p50 {footprint.p50_ms:.2g} ms, "
         f"p99 {footprint.p99_ms:.2g} ms (limit {gate.latency_p99_ms:g})"
     )
-    passed = (
-        footprint.load_s <= gate.load_s
-        and footprint.memory_mib <= gate.memory_mib
-        and footprint.p99_ms <= gate.latency_p99_ms
-    )
-    return Rule(name="footprint", passed=passed, reason=reason)
+    return Rule(name="footprint", passed=within(footprint, gate), reason=reason)
 
 
 def _fallback_rule(evidence: Evidence) -> Rule:

@@ -54,7 +54,9 @@ _LAZY = {
 
 _UNPROVED = frozenset({"xgboost", "catboost", *_LAZY})
 """Their readers follow what the file says without looking (of 20 files with a few bytes changed, 1 to 3 ended the process)."""
-_TRIAL_S = 120
+_TRIAL_CPU_S = 120
+_TRIAL_S = 600
+"""On a machine that is busy, or has a fraction of a core, an import of TensorFlow alone takes longer than a minute."""
 _TRIAL_BYTES = 8 * 2**30
 """Memory of a trial beyond six times the file; enough for each framework with an empty model."""
 _TOO_MUCH = 71
@@ -91,7 +93,7 @@ def load_file(path: Path, *, name: str, trust_pickle: bool = False) -> Model:
     pickles.refuse_hostile(str(path), pickles.imports_of(path) or ())
     if not trust_pickle:
         raise RefusedError(
-            f"'{path}' is a {found.detail if found.format == 'joblib' else 'pickle'} ({found.detail}), and loading one runs its code.",
+            f"'{path}' is a {'file of joblib' if found.format == 'joblib' else 'pickle'} ({found.detail}), and loading one runs its code.",
             where=str(path),
             mend="tow serve FILE --trust-pickle, if you made it yourself; better: ONNX, skops, or the framework's own format",
         )
@@ -266,7 +268,7 @@ def _module(manifest: Manifest, folder: Path) -> ModuleType | None:
 
 def _try_apart(format: str, path: Path) -> None:  # noqa: A002 - as in the manifest
     """Load the file and answer one row in a process of its own, so that one that ends its process is refused instead."""
-    code = f"from towpath.models.loading import try_here; try_here({format!r}, {str(path.resolve())!r})"
+    code = f"from towpath.models.loading import try_here; try_here({format!r}, {str(path.resolve())!r}, {_TRIAL_CPU_S})"
     variables = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     try:
         tried = subprocess.run(  # noqa: S603 - our own interpreter and code
@@ -278,6 +280,8 @@ def _try_apart(format: str, path: Path) -> None:  # noqa: A002 - as in the manif
         )
     except subprocess.TimeoutExpired:
         raise FormatError(f"'{path}' did not load within {_TRIAL_S} s.", mend="write it again") from None
+    if tried.returncode == -signal.SIGXCPU:
+        raise FormatError(f"'{path}' did not load within {_TRIAL_CPU_S} s of computing.", mend="write it again")
     if tried.returncode == _TOO_MUCH:
         raise FormatError(
             f"'{path}' declares more than it holds: loading it needs more than {_TRIAL_BYTES // 2**30 + 6 * size_of(path) // 2**30} GiB.",
@@ -291,12 +295,13 @@ def _try_apart(format: str, path: Path) -> None:  # noqa: A002 - as in the manif
         )
 
 
-def try_here(format: str, path: str) -> None:  # noqa: A002 - as in the manifest
+def try_here(format: str, path: str, cpu_s: int) -> None:  # noqa: A002 - as in the manifest
     """Load a bare file and answer one row, in the process that was started for it."""
     import resource
 
     most = _TRIAL_BYTES + 6 * size_of(Path(path))
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 10))
     try:
         engine = _engine(format)
         if engine is not None:

@@ -79,6 +79,8 @@ def read(folder: Path, name: str) -> Described:
             for key, module in _VERSIONS.items():
                 check_version(name, module, str(flavour.get(key) or ""))
             data = next((str(flavour[key]) for key in _DATA if isinstance(flavour.get(key), str)), "")
+            if ".." in data.split("/"):
+                raise ValueError(f"'{data}' leads out of the folder")
             places += [place for place in _places(folder, files, data) if place not in places]
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as fault:
         raise FormatError(
