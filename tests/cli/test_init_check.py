@@ -20,11 +20,16 @@ def _call(*arguments: str) -> int:
     return ended.value.code
 
 
-def test_what_init_writes_passes_check_and_has_a_private_key(tmp_path: Path, capsys: Capture) -> None:
+def test_what_init_writes_passes_check_and_has_a_private_key(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "my-shop"
     assert _call("init", str(folder), "--yes", "--team", "forecasting", "--decision", "what to order") == 0
     assert "Wrote 11 files" in capsys.readouterr().out
     assert _call("check", str(folder)) == 0
+    assert capsys.readouterr().out == f"No problem in {folder}.\n"
+    monkeypatch.chdir(folder)
+    assert _call("check", ".") == 0
     assert capsys.readouterr().out == f"No problem in {folder}.\n"
     project = read(folder, {})
     charter = project.models["demand"].declaration.charter

@@ -77,6 +77,15 @@ def test_an_arrow_table_is_a_table(capsys: Capture) -> None:
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["model", "wape"], ["demand", "0.2135"]]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(12_903.0, "12903"), (9_999.7, "10000"), (9_999.4, "9999"), (0.36514, "0.3651"), (-2.5e7, "-25000000")],
+)
+def test_people_read_no_exponents(capsys: Capture, value: float, shown: str) -> None:
+    show({"bookings": value})
+    assert capsys.readouterr().out.split()[-1] == shown
+
+
 def test_nothing_is_said_in_words_to_people_and_as_a_list_to_programs(capsys: Capture) -> None:
     show([], empty="No model yet.")
     assert capsys.readouterr().out == "No model yet.\n"

@@ -2,12 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
+
+from towpath.demo.drive import Demo, Progress
 
 
 def tow(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -50,6 +57,27 @@ def test_a_second_run_goes_on_where_the_first_one_ended(told: tuple[Path, dict[s
     again = tow("demo", str(folder), "--no-wait", "--json", cwd=folder.parent)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["days"] == summary["days"] + 3
+
+
+class AlwaysReady(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_a_server_that_took_the_port_meanwhile_is_not_taken_for_the_demos_own(played: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(played, tmp_path / "shop"))
+    (folder / ".towpath" / "demo.json").write_bytes(msgspec.json.encode(Progress()))
+    demo = Demo(folder, say=print)
+    # given a port that was free, and on which somebody else says by now that they are ready
+    with ThreadingHTTPServer(("127.0.0.1", demo.http), AlwaysReady) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        # when the demo serves, then at another port, and it is its own model that answers there
+        with demo.serving():
+            assert demo.http != other.server_address[1]
+            assert httpx.get(f"http://{demo.address}/v2/models/demand").json()["name"] == "demand"
+        other.shutdown()
 
 
 def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path) -> None:

@@ -50,6 +50,20 @@ def test_it_is_read_without_being_run(promoted: Path, faults: Faults) -> None:
     assert found.line == 1 + CODE[: CODE.index("def promotion")].count("\n")
 
 
+def test_a_published_one_whose_view_is_not_is_warned_of_before_a_build_refuses_it(
+    promoted: Path, faults: Faults
+) -> None:
+    text = CODE.replace("[inputs]\n", "publish = true\n\n[inputs]\n")
+    view = promoted / "features/item_sales.sql"
+    for called in ("item_sales", "shop/item_sales"):
+        (promoted / FILE).write_text(text.replace("item_sales.", f"{called}."))
+        (said,) = faults(promoted)
+        assert f"{FILE}:8: warning: 'promotion' is published and reads '{called}.price_eur', which is not" in said
+        assert "publish = true in features/item_sales.sql, or another 'price_eur'" in said
+    view.write_text(view.read_text().replace('ttl = "3d"', 'publish = true\nttl = "3d"'))
+    assert faults(promoted) == []
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -36,7 +36,8 @@ def command(folder: Path | None, schema_wanted: bool) -> None:
     else:
         for problem in found:
             click.echo(str(problem))
-        click.echo(f"{_counted(len(faults), 'problem')}{_warned(len(found) - len(faults))} in {folder}.")
+        said = folder if folder.name else folder.resolve()  # "in .." is what a dot and a full stop would make
+        click.echo(f"{_counted(len(faults), 'problem')}{_warned(len(found) - len(faults))} in {said}.")
     raise click.exceptions.Exit(2 if faults else 0)
 
 

@@ -34,7 +34,10 @@ def _share(text: str) -> float:
 @json_option
 @click.pass_context
 def command(ctx: click.Context, project: Path, as_of: datetime | None) -> None:
-    """List the views with their keys, size and the models that read them."""
+    """List the views with their keys, size and the models that read them.
+
+    Where the online store does not answer the rows are unknown; then it exits 2.
+    """
     if ctx.invoked_subcommand is not None:
         # --project and --as-of may stand before or after it
         ctx.default_map = {ctx.invoked_subcommand: {"project": project, "as_of": as_of}}
@@ -48,6 +51,7 @@ def command(ctx: click.Context, project: Path, as_of: datetime | None) -> None:
         rows = platform.features.list()
         if as_json_asked():
             show(rows)
+            _say_unknown(rows)
             return
         show([_line(row, platform.now()) for row in rows], empty="No views yet: add features/<view>.sql")
         for row in rows:
@@ -55,6 +59,7 @@ def command(ctx: click.Context, project: Path, as_of: datetime | None) -> None:
                 click.echo(f"\n{row.view} is broken: {row.error}")
         if rows and all(row.state == "not built" for row in rows):
             click.echo("\nNothing is online yet: tow features build")
+        _say_unknown(rows)
 
 
 @command.command("build")
@@ -218,12 +223,20 @@ def _line(row: "ViewRow", now: datetime) -> dict[str, object]:
         "view": row.view,
         "entity": row.entity,
         "features": len(row.features),
-        "rows": row.online_rows,
+        "rows": "unknown" if row.online_rows is None else row.online_rows,
         "newest": _ago(now, row.newest_event_time),
         "built": _ago(now, row.built_at),
         "state": row.state,
         "used by": row.used_by,
     }
+
+
+def _say_unknown(rows: "Sequence[ViewRow]") -> None:
+    unknown = dict.fromkeys(row.rows_unknown for row in rows if row.rows_unknown)
+    for why in unknown:
+        click.echo(f"\nHow many rows are online is unknown. {why}\n  mend:  tow doctor", err=True)
+    if unknown:
+        raise SystemExit(2)
 
 
 def _ago(now: datetime, then: datetime | None) -> str | None:

@@ -12,7 +12,9 @@ from towpath.cli.show import as_json_asked, show
 @model_argument
 @because_option
 @click.option("--consumer", default=None, help="Only for this caller.")
-@click.option("--segment", default=None, metavar="COLUMN=VALUE", help="Only for this segment.")
+@click.option(
+    "--segment", default=None, metavar="COLUMN=VALUE", help="Only for rows that the caller says are of this segment."
+)
 @project_option
 @json_option
 def command(

@@ -58,7 +58,7 @@ _DOORS = (
     ("POST /v2/repository/index", '`{"ready": true}` for those that answer, or nothing', "each loaded version with `state` and `reason`"),
     ("POST /v2/repository/models/<model>/load", "nothing; scope `manage`", "200 `{}`: takes an `unload` back, and tries again what could not be loaded"),
     ("POST /v2/repository/models/<model>/unload", "nothing; scope `manage`", "200 `{}`: rows go to the fallback on every server, until somebody loads it"),
-    ("POST /invocations/<model>", "what MLflow's clients send: `dataframe_split`, `dataframe_records`, `instances`, `inputs`, or CSV; `/invocations` where exactly one model is served", '`{"predictions": […]}`, and who answered under `towpath`'),
+    ("POST /invocations/<model>", "what MLflow's clients send: `dataframe_split`, `dataframe_records`, `instances`, `inputs`, or CSV; a `NaN` in it is a missing number; `/invocations` where exactly one model is served", '`{"predictions": […]}`, and who answered under `towpath`'),
     ("GET /ping", "", "200 when ready, else 503; as MLflow's servers"),
     ("GET /version", "", "of Towpath"),
     ("GET /metrics", "", "counts and latencies in Prometheus' text format, all workers added up"),
@@ -99,7 +99,7 @@ _HEADERS = (
     ("X-Request-Id", "Goes into the answer, the log and the journal; made where it is missing."),
     (
         "traceparent",
-        "Goes back as it came; with `serving.traces` as the span of this server in that trace. The same goes along to a model of another server.",
+        "Goes back as it came; with `serving.traces` as the span of this server in that trace. The same goes along to a model of another server, with `tracestate` as it came.",
     ),
     (
         "Inference-Header-Content-Length",

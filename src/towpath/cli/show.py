@@ -24,6 +24,7 @@ _WRAPS = 16  # columns into which a longer text is wrapped
 _WIDE = 10_000  # columns of a pipe, so that nothing is cut or wrapped there
 _NONE = "-"
 _FEW = 4  # pairs that still read well on one line
+_WHOLE = 9_999.5  # from here on four digits would take an exponent, which people do not read
 
 
 def show(value: object, *, as_json: bool | None = None, title: str = "", empty: str = "Nothing.") -> None:
@@ -182,7 +183,7 @@ def _cell(item: Any) -> str:
     if isinstance(item, bool):
         return "yes" if item else "no"
     if isinstance(item, float):
-        return f"{item:.4g}" if abs(item) < 1e5 else f"{item:.0f}"  # noqa: PLR2004 - no exponents for people
+        return f"{item:.4g}" if abs(item) < _WHOLE else f"{item:.0f}"
     if isinstance(item, Mapping):
         pairs = cast("Mapping[str, object]", item)
         return ", ".join(f"{name} {_cell(value)}" for name, value in pairs.items()) or _NONE

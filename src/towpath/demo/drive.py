@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -39,6 +40,8 @@ _NOBODYS_ITEM = "99999"
 """A page of the shop asks for it every day, by a link that somebody mistyped; it has no features, so the fallback answers."""
 _DAYS_MORE = 3
 """How many days an existing demo goes on for."""
+_STARTS = 5
+"""Tries to serve, each at ports that were free a moment before."""
 
 Say = Callable[[str], None]
 
@@ -97,9 +100,7 @@ class Demo:
         self.progress = self._read_progress()
         self.clock = SteppedClock(self.folder / _CLOCK)
         self.shop: Shop = open_shop(np.random.default_rng(self.progress.seed))
-        self.http = _free_port(port)
-        self.grpc = _free_port(self.http + 1)
-        self.address = f"127.0.0.1:{self.http}"
+        self._pick_ports(port)
 
     def prepare(self) -> "Platform":
         """Write the project and its warehouse, build features, train, gate and promote; or open what is there."""
@@ -137,22 +138,46 @@ class Demo:
 
     @contextmanager
     def serving(self) -> Generator[None]:
-        """``tow serve`` in a process of its own, on loopback; it drains when the block ends."""
-        argv = [sys.executable, "-m", "towpath.cli", "serve", "--project", str(self.folder)]
-        argv += ["--port", str(self.http), "--grpc-port", str(self.grpc)]
-        log = (self.folder / ".towpath" / "serve.log").open("ab")
-        server = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
-        try:
-            self._wait_until_ready(server)
-            yield
-        finally:
-            server.terminate()
+        """``tow serve`` in a process of its own, on loopback; it drains when the block ends.
+
+        Ports that were free when they were picked and are taken since give way to others.
+        """
+        with (self.folder / ".towpath" / "serve.log").open("ab") as log:
+            server = self._server(log)
             try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
+                yield
+            finally:
+                server.terminate()
+                try:
+                    server.wait(30)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+                    server.wait()
+
+    def _server(self, log: "BinaryIO") -> "subprocess.Popen[bytes]":
+        said = ""
+        for _ in range(_STARTS):
+            argv = [sys.executable, "-m", "towpath.cli", "serve", "--project", str(self.folder)]
+            argv += ["--port", str(self.http), "--grpc-port", str(self.grpc)]
+            before = os.fstat(log.fileno()).st_size
+            server = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)  # noqa: S603 - ourselves
+            try:
+                said = self._wait_until_ready(server, before)
+            except BaseException:
                 server.kill()
                 server.wait()
-            log.close()
+                raise
+            if server.poll() is None:
+                return server
+            if "is taken" not in said:
+                break
+            self._pick_ports(self.http)
+        raise UnavailableError(f"tow serve ended: {said[-500:]}", str(self.folder / ".towpath" / "serve.log"))
+
+    def _pick_ports(self, wanted: int) -> None:
+        self.http = _free_port(wanted)
+        self.grpc = _free_port(self.http + 1)
+        self.address = f"127.0.0.1:{self.http}"
 
     def live(self, platform: "Platform", number: int) -> None:
         """One simulated day: data lands, features are built, callers call, outcomes arrive, monitors run."""
@@ -328,23 +353,27 @@ class Demo:
             )
         return json.loads(data)
 
-    def _wait_until_ready(self, server: "subprocess.Popen[bytes]") -> None:
+    def _wait_until_ready(self, server: "subprocess.Popen[bytes]", before: int) -> str:
+        """What it wrote until it was ready, or ended. An answer alone could be that of somebody else's server."""
+        path = self.folder / ".towpath" / "serve.log"
         until = time.perf_counter() + 60
         while time.perf_counter() < until:
-            if server.poll() is not None:
-                log = (self.folder / ".towpath" / "serve.log").read_text("utf-8", "replace")
-                raise UnavailableError(f"tow serve ended: {log[-500:]}", str(self.folder / ".towpath" / "serve.log"))
-            connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=1)
-            try:
-                connection.request("GET", "/v2/health/ready")
-                if connection.getresponse().status == 200:  # noqa: PLR2004 - OK
-                    return
-            except OSError:
-                pass
-            finally:
-                connection.close()
+            ended = server.poll() is not None
+            said = path.read_bytes()[before:].decode("utf-8", "replace")
+            if ended or (f"http: http://{self.address}\n" in said and self._answers_ready()):
+                return said
             time.sleep(0.05)
-        raise UnavailableError("tow serve was not ready within 60 s.", str(self.folder / ".towpath" / "serve.log"))
+        raise UnavailableError("tow serve was not ready within 60 s.", str(path))
+
+    def _answers_ready(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=1)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            return connection.getresponse().status == 200  # noqa: PLR2004 - OK
+        except OSError:
+            return False
+        finally:
+            connection.close()
 
     def _refuse_foreign(self) -> None:
         if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / _MARK).is_file():

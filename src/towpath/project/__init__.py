@@ -46,7 +46,7 @@ def read(folder: Path | str, variables: Mapping[str, str] | None = None) -> Proj
     """
     folder = Path(folder).absolute()
     reading = Reading(folder, variables)
-    if not shallow_problems(reading):
+    if all(problem.warning for problem in shallow_problems(reading)):
         return reading.project
     found = [problem for problem in problems(folder, variables) if not problem.warning]
     if not (folder / "towpath.toml").exists():

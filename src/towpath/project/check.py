@@ -13,6 +13,7 @@ from towpath.project.faults import Declared
 from towpath.project.folder import Draft, Reading
 from towpath.project.lines import Place
 from towpath.project.locks import MEND, lacking, lock_beside
+from towpath.project.on_demand import OnDemandFile, unpublished
 from towpath.project.problem import Problem
 from towpath.types import duration
 
@@ -49,6 +50,7 @@ def shallow_problems(reading: Reading) -> list[Problem]:
         _check_defaults(view.header.features or {}, "features", reading.places[view.query.path])
     for function in reading.on_demand.values():
         _check_defaults(function.header.outputs or {}, "outputs", reading.places[function.path])
+        _check_published(reading, function)
     known = [Path(file).name for file in reading.names["model"]]
     for monitor in reading.monitors.values():
         model = monitor.header.model
@@ -199,6 +201,18 @@ def _check_defaults(features: Mapping[str, FeatureDeclaration], table: str, decl
             declared.note((table, name), f"'{name}' is missing = \"default\" and has no default", "default = …")
         elif said.default is not None and said.missing == "null":
             declared.note((table, name), f"the default of '{name}' is never used", 'missing = "default"')
+
+
+def _check_published(reading: Reading, function: OnDemandFile) -> None:
+    """Whoever asks for a published function reads its views too, so a build refuses to publish it without them; here it runs."""
+    own = reading.settings.project.name if reading.settings else ""
+    known = {name: one.header.publish for name, one in (*reading.views.items(), *reading.on_demand.items())}
+    if function.header.publish:
+        for argument, read in unpublished(function.header, own, known).items():
+            kind = ".sql" if read in reading.views else ".py"
+            said = f"'{function.name}' is published and reads '{function.header.inputs[argument].type}', which is not"
+            mend = f"publish = true in features/{read}{kind}, or another '{argument}'"
+            reading.places[function.path].note(("inputs", argument), said, mend, warning=True)
 
 
 def _never_online(reading: Reading, view: str, declaration: ModelDeclaration) -> bool:

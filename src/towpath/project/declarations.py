@@ -299,8 +299,8 @@ class FallbackDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """``view.feature``: a column of a feature view, which ``tow features build`` brings into the online store; read by entity
     key when it is needed. A key without a row goes to the next link."""
     last: Duration | None = None
-    """The last good answer to the same entity key, at most this old, such as ``1d``; from the memory of the worker, which a
-    restart empties."""
+    """The last good answer to the same entity key, at most this old, such as ``1d``; from memory that the
+    workers of a server share; a restart of the server empties it."""
     budget_ms: Annotated[int, Meta(ge=1)] = 50
     """The share of the deadline that is kept for it; the last link of the chain may take all that is left."""
 

@@ -23,6 +23,7 @@ __all__ = [
     "OnDemandOutput",
     "is_feature",
     "read_on_demand",
+    "unpublished",
 ]
 
 TIME = "time"
@@ -95,6 +96,22 @@ def is_feature(kind: str) -> bool:
         (True, False)
     """
     return _FEATURE.fullmatch(kind) is not None
+
+
+def unpublished(header: OnDemandHeader, own: str, known: Mapping[str, bool]) -> dict[str, str]:
+    """What a published function reads of its own project that nobody else may read.
+
+    Args:
+        header: Of the function; a faulty one has holes.
+        own: The project, whose name may stand before a view's.
+        known: View or function of the project → whether it is published.
+
+    Returns:
+        Argument → view or function that is not published.
+    """
+    kinds = {name: one.type for name, one in (header.inputs or {}).items() if one and isinstance(one.type, str)}  # pyright: ignore[reportUnnecessaryIsInstance, reportUnnecessaryComparison] - holes
+    read = {name: kind.rpartition(".")[0].removeprefix(f"{own}/") for name, kind in kinds.items() if is_feature(kind)}
+    return {name: view for name, view in read.items() if known.get(view) is False}
 
 
 def read_on_demand(
