@@ -24,7 +24,7 @@ MEMORY_BAR_MIB, LARGE_BAR_MIB = 2_560, 8_192
 def main() -> None:
     """One line for each side and rule, one for the ratio, one for the large spine."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, help="of the rows; 1 for the issue's numbers")
+    parser.add_argument("--share", type=float, default=1.0, help="of the rows; 1 for the numbers of README.md")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--large", type=int, default=10_000_000, help="rows of the spine of ours alone; 0 leaves it out"

@@ -14,6 +14,7 @@ import click
 import msgspec
 import pytest
 
+import towpath
 from towpath.cli import reference as generated
 from towpath.features import RefusedRow
 from towpath.journal.record import OUTCOME_COLUMNS, PREDICTION_COLUMNS, RUN_COLUMNS, Outcome
@@ -209,13 +210,35 @@ def runnable() -> dict[Path, list[Block]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted(runnable()), ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_runs(page: Path, played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a folder that holds the played shop; the blocks of a page are one program
+    # given a folder that holds the played shop, or the shop where the page sends its reader there; its blocks are one program
     shutil.copytree(played, tmp_path / "shop")
-    monkeypatch.chdir(tmp_path)
+    within = "tow demo shop --no-wait && cd shop" in page.read_text("utf-8")
+    monkeypatch.chdir(tmp_path / "shop" if within else tmp_path)
     names: dict[str, Any] = {"__name__": "docs"}
     for block in runnable()[page]:
-        program = "\n" * block.line + block.text
+        # where nobody listens: a server that a developer happens to run is none of ours to push rows to
+        program = "\n" * block.line + block.text.replace("127.0.0.1:8080", "127.0.0.1:9")
         exec(compile(program, str(page), "exec"), names)
+
+
+@pytest.mark.slow
+def test_the_files_of_the_guide_to_features_fit_the_shop_that_it_names(played: Path, tmp_path: Path) -> None:
+    # given the demo's shop with each file that the guide writes
+    shop = shutil.copytree(played, tmp_path / "shop")
+    page = DOCS / "guides/features.md"
+    files = {"sql": "features/shelf.sql", "text": "features/promotion.py", "toml": "sources.toml"}
+    for info, name in files.items():
+        (shop / name).write_text(next(one.text for one in blocks(info) if one.page == page))
+    union = next(one.text for one in blocks("sh") if one.page == page and "union all" in one.text)
+    with (shop / "features/prices.sql").open("a") as prices:
+        prices.write(union.partition("<<'SQL'")[2].partition("SQL\n")[0])
+    # then the shop is whole, and every view is built
+    with towpath.open(shop).at("2026-04-22T06:00") as platform:
+        built = platform.features.build()
+        assert built["shelf"].entities > 100
+        assert "prices" in built
+        assert platform.features.get("promotion", ["10002"], inputs={"offered_eur": 1.5})["missing"] == {}
+        assert platform.sources.ill() == ()
 
 
 @pytest.mark.parametrize("block", [*blocks("toml"), *blocks("json")], ids=str)
