@@ -136,6 +136,11 @@ def test_every_call_of_a_kit_runs_as_it_is(store: Store, capsys: Capture, tmp_pa
             assert done.returncode == 0, (call, done.stdout, done.stderr)
             assert "5.0" in done.stdout or "[5.0]" in done.stdout, (call, done.stdout)
             assert "champion" in done.stdout, call
+        # a key that is refused, as there are two by now, leaves nothing of another kit
+        refused = tow(store, capsys, f"kit kit-a --to {tmp_path / 'second'} --new-key {addresses}")
+        assert refused.code != 0
+        assert "two" in refused.err
+        assert not (tmp_path / "second").exists()
         # a later kit replaces the calls and leaves the key
         key = (to / "key").read_text()
         assert tow(store, capsys, f"kit kit-a --to {to} {addresses}").code == 0

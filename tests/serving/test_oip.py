@@ -83,6 +83,8 @@ def test_null_is_a_missing_number_and_nested_lists_are_taken() -> None:
         (body("INT8", [1], [300]), "'x' holds a number beyond INT8"),
         (body("INT32", [1], [1.5]), "'x' holds values that are no INT32"),
         (body("UINT64", [1], [-1]), "beyond UINT64"),
+        (body("FP32", [2], [True, 2.5]), "'x' holds values that are no FP32"),
+        (body("INT64", [2, 2], [[1, 2], [True, 4]]), "'x' holds values that are no INT64"),
         (body("BOOL", [1], [1]), "'x' holds values that are no BOOL"),
         (body("BF16", [1], [1]), "send FP32"),
         (body("FP23", [1], [1]), "FP32"),

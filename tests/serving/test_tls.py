@@ -22,8 +22,9 @@ from cryptography.x509.oid import NameOID
 from serving_stand import PlainModel, Running, a_manifest, deployed
 from tritonclient.utils import InferenceServerException
 
+from towpath import Client
 from towpath.clock import SystemClock
-from towpath.errors import ProjectError
+from towpath.errors import ProjectError, UnavailableError
 from towpath.serving.served import Served
 from towpath.serving.tls import tls_of
 
@@ -113,6 +114,33 @@ def test_both_doors_speak_tls_and_nothing_else(authority: Authority, tmp_path: P
             client.infer("demand", [asked])
     finally:
         running.close()
+
+
+def test_a_client_says_what_its_handshake_lacks(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = serving(tmp_path, *authority.sign("server"))
+    plain = Running(tmp_path / "plain", deployed(Served(a_manifest(), PlainModel())))
+    url = f"https://127.0.0.1:{running.ports.http}"
+    row = {"a": 1.0, "b": 2.0}
+    try:
+        with Client(url, tries=1) as client, pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY") as unknown:
+            client.predict("demand", row)
+        assert "SSL_CERT_FILE" in unknown.value.mend
+        wrong = f"https://127.0.0.1:{plain.ports.http}"
+        with Client(wrong, tries=1) as client, pytest.raises(UnavailableError) as no_tls:
+            client.predict("demand", row)
+        assert "http://" in no_tls.value.mend
+        # when that is done, it answers
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+        monkeypatch.setattr(
+            "httpx._transports.default.create_ssl_context", httpx.create_ssl_context
+        )  # kept by conftest
+        with Client(url) as client:
+            assert client.predict("demand", row).prediction == 3.0
+    finally:
+        running.close()
+        plain.close()
 
 
 def bearer_of(port: int, authority: Authority) -> int:

@@ -195,7 +195,12 @@ def test_the_state_of_a_trace_goes_along_unchanged_and_only_with_a_trace(
     asked.set_data_from_numpy(np.ones((1, 2)))
     # when callers name a state, over both doors, one of them with no trace
     with httpx.Client(base_url=near.url) as client:
-        given = {"traceparent": f"00-{traces[0]}-{PARENT}-01", "tracestate": "shop=a1,other=b2"}
+        parent = f"00-{traces[0]}-{PARENT}-01"
+        given = [
+            ("traceparent", parent),
+            ("tracestate", "shop=a1"),
+            ("tracestate", "other=b2"),
+        ]  # one list, as W3C asks
         assert client.post("/predict/demand", json=ROW, headers=given).json()["predictions"][0]["source"] == "champion"
         client.post("/predict/demand", json=ROW, headers={"tracestate": "stray=1"})
         client.post("/predict/demand", json=ROW, headers={"traceparent": "rubbish", "tracestate": "stray=2"})
@@ -233,6 +238,20 @@ def test_rows_over_grpc_are_a_span_too_and_the_span_comes_back(tmp_path: Path, r
         "Predict",
     )
     assert (attributes(spans[0])["towpath.request_id"], attributes(spans[0])["towpath.sources"]) == ("p", ["champion"])
+
+
+def test_what_asks_for_no_prediction_over_grpc_is_a_span_too(tmp_path: Path, receiver: Receiver) -> None:
+    running = Running(tmp_path, deployed(Served(a_manifest(), PlainModel())), traces=receiver.url)
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{running.ports.grpc}") as client:
+        assert client.is_model_ready("demand", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        with pytest.raises(Exception, match="nobody"):
+            client.get_model_metadata("nobody")
+    running.close()
+    ready, metadata = receiver.spans
+    assert (ready.name, ready.kind) == ("inference.GRPCInferenceService/ModelReady", 2)
+    assert (ready.trace_id.hex(), ready.parent_span_id.hex()) == (TRACE, PARENT)
+    assert (attributes(ready)["rpc.method"], attributes(ready)["rpc.grpc.status_code"]) == ("ModelReady", 0)
+    assert (metadata.status.code, attributes(metadata)["rpc.grpc.status_code"]) == (2, 5)
 
 
 def test_a_receiver_that_is_away_costs_no_answer(tmp_path: Path) -> None:

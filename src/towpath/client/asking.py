@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import secrets
+import ssl
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -192,9 +193,7 @@ class Asking:
         if time.monotonic() >= deadline - 0.001:
             mend = "a longer timeout_s" + self._stood_still()
             return UnavailableError(f"No answer within {timeout_s:g} s{tries}: {lost.why}.", where, mend)
-        return UnavailableError(
-            f"The server cannot be reached{tries}: {lost.why}.", where, "is it running, and is this its address?"
-        )
+        return UnavailableError(f"The server cannot be reached{tries}: {lost.why}.", where, _way_to_reach(lost.error))
 
     def _stood_still(self) -> str:
         """What else to try where the wait itself may be what kept the answer away."""
@@ -214,6 +213,17 @@ class Asking:
             return False
         before, self._key = self._key, secret(self._key_from, Path())
         return self._key != before
+
+
+def _way_to_reach(error: BaseException | None) -> str:
+    """What to try, by what went wrong at the bottom of it."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return "SSL_CERT_FILE=ca.pem, where that file holds who signed the server's certificate"
+        if isinstance(error, ssl.SSLError):
+            return "does the server speak TLS? http:// where it does not"
+        error = error.__cause__ or error.__context__
+    return "is it running, and is this its address?"
 
 
 def one_of(rows: Mapping[str, Any] | Rows) -> tuple[list[Mapping[str, Any]], bool]:

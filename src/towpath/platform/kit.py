@@ -60,7 +60,7 @@ def write_kit(
             f"None of the models of '{consumer.name}' has a champion yet, so there is nothing to call.",
             mend="tow promote MODEL, then make the kit",
         )
-    to.mkdir(parents=True, exist_ok=True)
+    key = _key_put(to, make_key)
     files: dict[str, str] = {}
     told: list[str] = []
     for name, manifest in found.items():
@@ -84,10 +84,21 @@ def write_kit(
             "LIMITS": _limits(consumer),
         },
     )
-    written = [_put(to / path, text) for path, text in sorted(files.items())]
-    if make_key is not None:
-        written.append(_put(to / "key", make_key() + "\n", mode=0o600))
-    return written
+    return [_put(to / path, text) for path, text in sorted(files.items())] + key
+
+
+def _key_put(to: Path, make_key: Callable[[], str] | None) -> list[Path]:
+    """Make the folder and put a new key in, before anything else: where none is given out, there is no half of a kit."""
+    there = to.exists()
+    to.mkdir(parents=True, exist_ok=True)
+    if make_key is None:
+        return []
+    try:
+        return [_put(to / "key", make_key() + "\n", mode=0o600)]
+    except TowpathError:
+        if not there:
+            to.rmdir()
+        raise
 
 
 def _champion(platform: "Platform", model: str) -> "Manifest | None":

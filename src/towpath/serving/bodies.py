@@ -1,20 +1,33 @@
-"""The body of an HTTP request: read within its limit, unpacked within the same one, and told as rows."""
+"""Headers and body of an HTTP request: read within its limit, unpacked within the same one, and told as rows."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, cast
 
 from towpath.errors import InputError, TooLargeError
 from towpath.serving.compression import unpacked
 
-__all__ = ["Given", "Receive", "checked_rows", "rows_of", "throw_away", "whole_body"]
+__all__ = ["Given", "Receive", "by_name", "checked_rows", "rows_of", "throw_away", "whole_body"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Given = bytes | Receive
 """The whole body, or where it comes from."""
 _DRAIN_S = 2.0
 """How long a body that was refused is still read and thrown away, so that the caller sees the answer, not a reset."""
+
+
+def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers of a request; of one that came several times the last, and of ``tracestate`` all, as W3C asks.
+
+    Example:
+        >>> by_name([(b"tracestate", b"shop=a1"), (b"host", b"x"), (b"tracestate", b"other=b2")])[b"tracestate"]
+        b'shop=a1,other=b2'
+    """
+    found = dict(headers)
+    if b"tracestate" in found:
+        found[b"tracestate"] = b",".join(value for name, value in headers if name == b"tracestate")
+    return found
 
 
 async def whole_body(given: Given, headers: Mapping[bytes, bytes], limit: int) -> bytes:

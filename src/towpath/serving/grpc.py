@@ -150,7 +150,7 @@ class GrpcService:
                 for method in service.method:
                     function = own.get(method.name) or getattr(self, _snake(method.name))
                     path = f"/{one.package}.{service.name}/{method.name}"
-                    found[path] = self._method(method, known, function)
+                    found[path] = self._method(path, method, known, function)
         return found
 
     async def server_live(self, _request: Any, _context: Any) -> Any:
@@ -334,12 +334,12 @@ class GrpcService:
             if reading is not None:
                 reading.cancel()
 
-    def _method(self, method: Any, known: Mapping[str, Any], function: Callable[..., Any]) -> Method:
+    def _method(self, path: str, method: Any, known: Mapping[str, Any], function: Callable[..., Any]) -> Method:
         """A method as the door takes it. Messages are read in here, so that one which cannot be read is the caller's fault."""
         request_class = known[method.input_type.rpartition(".")[2]]
         write: Callable[[Any], bytes] = known[method.output_type.rpartition(".")[2]].SerializeToString
         if not method.server_streaming:
-            return Method(self._once(method.name, request_class, function, write))
+            return Method(self._once(path, request_class, function, write))
         if not method.client_streaming:
 
             def asked_once(raw: bytes, context: Any) -> AsyncIterator[Any]:
@@ -356,13 +356,13 @@ class GrpcService:
 
     def _once(
         self,
-        name: str,
+        path: str,
         request_class: Any,
         method: Callable[[Any, Any], Awaitable[Any]],
         write: Callable[[Any], bytes],
     ) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """The method, with our errors as gRPC's and its line in the access log."""
-        access = self._access
+        access, name = self._access, path.rpartition("/")[2]
 
         async def answer(raw: bytes, context: Any) -> bytes:
             start = 0.0 if access is None else time.perf_counter()

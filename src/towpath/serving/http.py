@@ -26,7 +26,7 @@ from towpath.serving import invocations, oip
 from towpath.serving.access import AccessLog
 from towpath.serving.answer import WireError
 from towpath.serving.answered import Ask
-from towpath.serving.bodies import Given, Receive, checked_rows, rows_of, throw_away, whole_body
+from towpath.serving.bodies import Given, Receive, by_name, checked_rows, rows_of, throw_away, whole_body
 from towpath.serving.compression import ENOUGH_BYTES, accepted, compressed
 from towpath.serving.deployment import Deployment
 from towpath.serving.infer import (
@@ -187,7 +187,7 @@ class App:
         """Answer one request; whatever goes wrong is an answer, too."""
         if scope["type"] != "http":
             return
-        headers = dict(cast("Headers", scope["headers"]))
+        headers = by_name(cast("Headers", scope["headers"]))
         status, body, out = await self.respond(scope["method"], scope["path"], headers, receive)
         self._responder.write_held()
         if status == TooLargeError.status:

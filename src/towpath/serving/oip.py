@@ -380,7 +380,8 @@ def _numbers(name: str, datatype: str, dtype: "np.dtype[Any]", values: Any) -> "
         raise InputError(f"Input '{name}' is ragged or holds a number beyond {datatype}.") from None
     if not array.size:
         return array.astype(dtype)
-    if array.dtype.kind not in {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]:
+    of_kind = array.dtype.kind in {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
+    if not of_kind or (dtype.kind != "b" and _holds_truth(values)):  # numpy makes 1 of a true beside numbers
         raise InputError(f"Input '{name}' holds values that are no {datatype}.")
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
@@ -400,6 +401,13 @@ def _whole(values: Any) -> bool:
     if isinstance(values, list):
         return all(_whole(v) for v in cast("list[Any]", values))
     return type(values) is int
+
+
+def _holds_truth(values: Any) -> bool:
+    if not isinstance(values, list):
+        return False
+    kinds = set(map(type, cast("list[Any]", values)))
+    return bool in kinds or (list in kinds and any(map(_holds_truth, cast("list[Any]", values))))
 
 
 def _numbers_or_null(array: "NDArray[Any]") -> bool:

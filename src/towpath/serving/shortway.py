@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE  # noqa: TID253 - imported with uvicorn, by the worker
 
+from towpath.serving.bodies import by_name
 from towpath.serving.limited import BETWEEN, BODY, HEAD, LimitedProtocol
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ShortWayProtocol(LimitedProtocol):
         if self._suspect or len(self.headers) > self._limits.headers:
             self.check_head()
         self._phase, self._open_since = BODY, 0.0
-        given = dict(self.headers)
+        given = by_name(self.headers)
         if self._is_short(given):
             self._reading, self._given, self._body = True, given, b""
             short = self._short

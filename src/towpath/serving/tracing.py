@@ -21,6 +21,8 @@ _METHODS = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"
 _NAMED = frozenset({"predict", "outcomes", "features", "kill", "revive", "invocations", "openapi"})
 _PLAIN = frozenset({"/health", "/health/ready", "/metrics", "/openapi.json", "/docs", "/ping", "/version", "/invocations"})  # fmt: skip
 _CONTEXT = ("traceparent", "tracestate")
+_THEIR_OWN = frozenset({"ModelInfer", "Predict"})
+"""Methods whose span is begun further in, where the trace is handed on."""
 _OURS = 500
 _SEND_S = 2.0
 """How long a receiver that is away may hold up the end of a worker."""
@@ -108,9 +110,9 @@ class Tracing:
         app.respond = traced  # pyright: ignore[reportAttributeAccessIssue] - the protocols ask the instance
 
     def over_grpc(self, service: "GrpcService") -> None:
-        """Let each inference over gRPC have a span, those of a stream too."""
+        """Let each call over gRPC have a span, and each inference of a stream; other streams, which may stay open, have none."""
         door: Any = service
-        inferred, predicted = door._inferred, door._predicted  # noqa: SLF001 - what all kinds of call go through
+        inferred, predicted, once = door._inferred, door._predicted, door._once  # noqa: SLF001 - what all calls go through
 
         async def traced_infer(request: Any, metadata: Mapping[str, Any], *more: Any, **named: Any) -> Any:
             method = "ModelStreamInfer" if named.get("streams") else "ModelInfer"
@@ -123,7 +125,16 @@ class Tracing:
                 "towpath.v1.Prediction", "Predict", metadata, lambda handed: predicted(request, handed, *more)
             )
 
-        door._inferred, door._predicted = traced_infer, traced_predict  # noqa: SLF001
+        def traced_once(path: str, kind: Any, method: Callable[[Any, Any], Awaitable[Any]], *more: Any) -> Any:
+            service, _, name = path.strip("/").partition("/")
+
+            async def traced(request: Any, context: Any) -> Any:
+                metadata: Mapping[str, Any] = dict(context.invocation_metadata() or ())
+                return await self._spanned(service, name, metadata, lambda _: method(request, context))
+
+            return once(path, kind, method if name in _THEIR_OWN else traced, *more)
+
+        door._inferred, door._predicted, door._once = traced_infer, traced_predict, traced_once  # noqa: SLF001
 
     def with_answers(self, statistics: "Statistics") -> None:
         """Let spans say who answered."""
