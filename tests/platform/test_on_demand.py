@@ -284,6 +284,43 @@ def test_it_is_computed_where_the_limits_are_and_sees_the_variables_that_are_nam
             held.models["demand"].train()
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["its functions load", "nothing of it loads"])
+def test_callers_leave_out_what_is_computed_also_where_the_champion_could_not_be_loaded(
+    whole: bool, crowned: Path, tmp_path: Path
+) -> None:
+    # given a champion that does not answer its golden cases, promoted nevertheless
+    folder = tmp_path / "shop"
+    shutil.copytree(crowned, folder)
+    golden = folder / "models/demand/golden.jsonl"
+    golden.write_text(json.dumps({**json.loads(golden.read_text()), "answer": 1e9}) + "\n")
+    with opened(folder) as platform:
+        demand = platform.models["demand"]
+        version = demand.train().version
+        demand.promote(version, because="a test", override=True)
+    if not whole:
+        (code,) = (folder / ".towpath/objects/models/demand/versions" / f"{version:06d}").glob("code.zip")
+        code.write_bytes(code.read_bytes()[:-1])
+    server = store_server(
+        ServingSettings(port=0, grpc_port=0, poll_ms=50, drain_ms=20, flush_s=0.2),
+        objects_url=f"{folder}/.towpath/objects",
+        online_url=f"lmdb://{folder}/.towpath/online",
+        online_timeout_ms=1_000,
+        keys=folder / ".towpath/keys",
+        folder=tmp_path,
+        clock=FixedClock(NOW),
+    )
+    # when a caller sends what it always sends
+    with server as running, httpx.Client(base_url=f"http://127.0.0.1:{running.ports.http}", timeout=30) as client:
+        came = client.post("/predict/demand", json={"item_id": "item_01", "offered_eur": 1.0})
+        assert client.get("/v2/models/demand/ready").status_code == 503
+    # then the fallback answers, of what was computed where that can be
+    assert came.status_code == 200, came.text
+    (said,) = came.json()["predictions"]
+    expected = (6.0, "fallback:same_as_last_week", []) if whole else (0, "fallback:nothing", ["promotion.share"])
+    assert (said["prediction"], said["source"], said["missing"][:1]) == expected  # 6 is a Sunday
+    assert said["reason"] == "down"
+
+
 def test_a_champion_with_an_older_function_is_judged_by_its_own(crowned: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(crowned, tmp_path / "shop")
     change(folder / "features/promotion.py", "share = offered_eur / price_eur", "share = price_eur / offered_eur")

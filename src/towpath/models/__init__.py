@@ -5,7 +5,15 @@ from towpath.models.columns import Columns, Matrix, columns_from_rows, columns_f
 from towpath.models.compiling import compiled
 from towpath.models.containers import columns_of, container, fields_of
 from towpath.models.formats import Found, sniff
-from towpath.models.loading import compile_file, load_file, load_functions, load_on_demand, load_version, on_demand_of
+from towpath.models.loading import (
+    compile_file,
+    left_of_on_demand,
+    load_file,
+    load_functions,
+    load_on_demand,
+    load_version,
+    on_demand_of,
+)
 from towpath.models.model import Model, Outputs, kind_of, output_fields
 from towpath.models.saving import save, signature_of
 
@@ -23,6 +31,7 @@ __all__ = [
     "container",
     "fields_of",
     "kind_of",
+    "left_of_on_demand",
     "load_file",
     "load_functions",
     "load_on_demand",

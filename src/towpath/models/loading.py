@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from towpath.errors import FormatError, RefusedError, TowpathError
+from towpath.errors import FormatError, ModelError, RefusedError, TowpathError
 from towpath.features.on_demand import OnDemand
 from towpath.models import pickles
 from towpath.models.code import module_at, project_module, unpack_code
@@ -27,6 +27,7 @@ from towpath.models.model import Model
 
 __all__ = [
     "compile_file",
+    "left_of_on_demand",
     "load_file",
     "load_functions",
     "load_on_demand",
@@ -229,6 +230,26 @@ def load_on_demand(manifest: Manifest, folder: Path) -> tuple[OnDemand, ...]:
     if not manifest.on_demand:
         return ()
     return on_demand_of((folder / "code.zip").read_bytes(), manifest.on_demand)
+
+
+def left_of_on_demand(manifest: Manifest, folder: Path | None, why: str) -> tuple[OnDemand, ...]:
+    """The on-demand features of a version that could not be loaded; one that does not load either gives nothing to any row.
+
+    With them callers go on leaving out what is computed, and the fallback functions read it.
+
+    Args:
+        manifest: Whose signature was verified.
+        folder: Holds the version's files; none where they could not be fetched.
+        why: What became of the model.
+    """
+    if folder is not None:
+        with contextlib.suppress(TowpathError, OSError):
+            return load_on_demand(manifest, folder)
+
+    def gives_nothing(*_: Any) -> Any:
+        raise ModelError(why)
+
+    return tuple(OnDemand(lock, gives_nothing) for lock in manifest.on_demand)
 
 
 def on_demand_of(code: bytes, locks: Sequence[OnDemandLock], *, root: Path | None = None) -> tuple[OnDemand, ...]:

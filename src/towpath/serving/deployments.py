@@ -12,14 +12,14 @@ import msgspec
 from towpath.apart import open_version
 from towpath.clock import Clock
 from towpath.errors import TowpathError, UnavailableError
-from towpath.models import Model, load_functions, load_on_demand
+from towpath.models import Model, left_of_on_demand, load_functions, load_on_demand
 from towpath.models.manifest import Manifest
 from towpath.project.circles import circle_from
 from towpath.registry import history, versions
 from towpath.registry.log import LogEntry, TrafficState
 from towpath.registry.signing import Trusted
 from towpath.serving.deployment import Deployment, kept_seconds, own_seconds
-from towpath.serving.golden import golden_cases, prove
+from towpath.serving.golden import golden_cases, prove, rehearse
 from towpath.serving.heap import Heap
 from towpath.serving.joint import rows_worth_joining
 from towpath.serving.last import LastAnswers, SharedAnswers
@@ -312,9 +312,14 @@ class StoreDeployments:
         except TowpathError as error:
             _log.error("%s@%d cannot answer, its fallback does: %s", model, number, error)
             fallen = Served(
-                manifest, load_functions(manifest, folder, error.what), reader=readers[0], heuristics=readers[1]
+                manifest,
+                load_functions(manifest, folder, error.what),
+                reader=readers[0],
+                functions=left_of_on_demand(manifest, folder, error.what),
+                heuristics=readers[1],
             )
             fallen.problem = error.what
+            rehearse(fallen)
             return manifest, None, fallen
         return manifest, served, None
 
@@ -327,6 +332,7 @@ class StoreDeployments:
             served.golden = golden_cases(folder)
             prove(served, served.golden, self._clock)
             served.join(rows_worth_joining(served))
+            rehearse(served)
         except BaseException:
             loaded.close()
             raise

@@ -1,7 +1,9 @@
 """Ready means proven: a version answers its golden cases before it answers anybody else."""
 
 import logging
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from msgspec.structs import replace
 from towpath.clock import Clock
 from towpath.errors import ModelError, TowpathError
 from towpath.gate.golden import GoldenCase, compare_golden, read_golden
+from towpath.serving.guard import Call
+from towpath.serving.joint import trial_rows
 from towpath.serving.served import Served
 from towpath.types import micros
 
-__all__ = ["golden_cases", "prove"]
+__all__ = ["golden_cases", "prove", "rehearse"]
 
+_REHEARSAL_S = 5.0
 _log = logging.getLogger("towpath.serving")
 
 
@@ -71,3 +76,23 @@ def prove(served: Served, cases: Sequence[GoldenCase], clock: Clock) -> None:
             mend="tow rollback, or train again",
         )
     _log.debug("%s@%d answered %d golden cases", served.manifest.model, served.version, found.cases)
+
+
+def rehearse(served: Served) -> None:
+    """Call each fallback function once, so that what it imports at its first call costs no caller an answer.
+
+    What comes of it is not looked at: the gate did that, and the chain goes on without a function that fails.
+
+    Args:
+        served: The version, or what stands in for one that could not be loaded.
+    """
+    names = [link.function for link in served.manifest.fallback if link.function is not None]
+    try:
+        rows = trial_rows(served) if names else None
+    except Exception as error:  # noqa: BLE001 - the edge to what somebody declared
+        _log.debug("%s@%d: its fallbacks are not rehearsed: %s", served.manifest.model, served.version, error)
+        return
+    for name in names if rows else ():
+        call = partial(served.loaded.fallback, name, (rows or [])[0])
+        found = Call(served.beside_lane, call, 1, time.perf_counter() + _REHEARSAL_S).wait()
+        _log.debug("%s@%d: fallback %s rehearsed: %s", served.manifest.model, served.version, name, found.reason)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from towpath.models.manifest import Field
     from towpath.serving.served import Columns, Served
 
-__all__ = ["Joint", "answered_apart", "fit", "pays", "rows_worth_joining"]
+__all__ = ["Joint", "answered_apart", "fit", "pays", "rows_worth_joining", "trial_rows"]
 
 _log = logging.getLogger("towpath.serving")
 _JOINT_ROWS = 128
@@ -99,7 +99,7 @@ def rows_worth_joining(served: "Served") -> int:
     if not served.model.row_by_row or served.manifest.output.kind == "ranking":
         return 1
     try:
-        rows = _trial_rows(served)
+        rows = trial_rows(served)
         joined = rows is not None and pays(
             served.loaded.predict, rows, at_least_s=_HOP_S if served.inline else _SAVED_S
         )
@@ -171,8 +171,8 @@ def _below_each_other(columns: "Sequence[Columns]") -> "Columns":
     return {name: np.concatenate([one[name] for one in columns]) for name in first}
 
 
-def _trial_rows(served: "Served") -> "list[Columns] | None":
-    """Rows of one each, all different: of the golden cases where they say everything, else made up."""
+def trial_rows(served: "Served") -> "list[Columns] | None":
+    """Rows of one each, all different: of the golden cases where they say everything, else made up; none for a model of tensors."""
     signature = served.signature
     if signature.container == "tensors":
         return None
