@@ -23,6 +23,8 @@ from towpath.settings import ServingSettings
 from towpath.traffic import Policy
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+NONE_US = int(np.iinfo(np.int64).min)
+"""The event time of a row that has none, as `towpath.features` gives it."""
 NUMBERS = tuple(Field(name=name, type="double") for name in ("a", "b"))
 
 
@@ -140,7 +142,7 @@ class OnlineTable:
             name: np.array([np.nan if row is None else row[name] for row in found], dtype=float) for name in self._names
         }
         missing = [() if row is not None else self._names for row in found]
-        events = {"sales": np.array([-1 if row is None else 5 for row in found])}
+        events = {"sales": np.array([NONE_US if row is None else 5 for row in found])}
         return self.Found(columns, missing, events)
 
     def nothing(self, n: int, error: Exception) -> Any:

@@ -120,11 +120,14 @@ def _row_type(names: tuple[str, ...]) -> "type[msgspec.Struct] | None":
 
 
 def _references(work: Work, base: Served) -> list[str | None] | None:
-    """Which online rows were used: ``view@microseconds`` of each view's event time, without views of which the caller brought a value."""
+    """Which online rows were used: ``view@microseconds`` of each view's event time, -1 where there was none.
+
+    Views of which the caller brought a value are left out.
+    """
     prepared = work.prepared.get(base.version)
     if prepared is None or prepared.online is None:
         return None
-    events = {view: values.tolist() for view, values in prepared.online.event_us.items()}
+    events = {view: [max(one, -1) for one in values.tolist()] for view, values in prepared.online.event_us.items()}
     if base.brought(work.ask.rows, work.ask.columns):
         rows = work.ask.rows or [work.ask.columns or {}] * work.answered.count
         return [
