@@ -1,5 +1,6 @@
 """Quotas: token buckets that all workers of a server share, in memory that is mapped by each of them."""
 
+import fcntl
 import mmap
 import os
 import time
@@ -12,29 +13,40 @@ __all__ = ["Bucket", "Quotas"]
 _PLACES = 4_096
 _WORDS = 3
 """Of a consumer: its mark, and until when its requests and its rows are paid for."""
+_WORD_BYTES = 8
 _BURST_S = 1.0
+_TRIES = 50
+"""To get a lock that is held for a microsecond, before it is done without."""
 
 
 class Bucket:
     """One rate of one consumer; a number in shared memory says until when everything taken is paid for.
 
-    Two workers that take in the same moment may count one of the two: a quota may let through a little more, never less.
+    The number is read and written under a lock of the kernel's, which ends with its holder. Whoever finds it held for long, as
+    its holder was put to sleep, takes without it: a quota may let through a little more, never less.
 
     Args:
         cells: The shared numbers.
         place: Which one is ours.
         per_s: The rate.
         now: Seconds on a clock that all workers share and that never goes back.
+        descriptor: Of the file behind the numbers; below 0 where no other process has it.
     """
 
-    __slots__ = ("_cells", "_interval_s", "_now", "_place", "per_s")
+    __slots__ = ("_cells", "_descriptor", "_interval_s", "_now", "_place", "per_s")
 
     def __init__(
-        self, cells: "memoryview[float]", place: int, per_s: float, now: Callable[[], float] = time.monotonic
+        self,
+        cells: "memoryview[float]",
+        place: int,
+        per_s: float,
+        now: Callable[[], float] = time.monotonic,
+        descriptor: int = -1,
     ) -> None:
         self._cells = cells
         self._place = place
         self._now = now
+        self._descriptor = descriptor
         self._interval_s = 1.0 / per_s
         self.per_s = per_s
 
@@ -46,14 +58,30 @@ class Bucket:
         Returns:
             0.0 where it was taken, else the seconds after which it would be.
         """
+        if self._descriptor < 0 or not self._locked():
+            return self._taken(count)
+        try:
+            return self._taken(count)
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _WORD_BYTES, self._place * _WORD_BYTES)
+
+    def _taken(self, count: float) -> float:
         now = self._now()
-        paid_until = self._cells[self._place]
-        paid_until = max(paid_until, now)
+        paid_until = max(self._cells[self._place], now)
         after = paid_until + count * self._interval_s
         if after > now + _BURST_S and paid_until > now:
             return min(after - _BURST_S, paid_until) - now
         self._cells[self._place] = after
         return 0.0
+
+    def _locked(self) -> bool:
+        for _ in range(_TRIES):
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _WORD_BYTES, self._place * _WORD_BYTES)
+            except OSError:
+                continue
+            return True
+        return False
 
 
 class Quotas:
@@ -72,7 +100,7 @@ class Quotas:
     def __init__(self, file: Path | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._descriptor = -1
-        size = _PLACES * _WORDS * 8
+        size = _PLACES * _WORDS * _WORD_BYTES
         if file is None:
             memory = memoryview(bytearray(size))
         else:
@@ -99,7 +127,7 @@ class Quotas:
         if place is None:  # all places are taken: a bucket of this worker alone
             return Bucket(memoryview(bytearray(8)).cast("d"), 0, per_s, self._now)
         self._known[consumer] = place
-        return Bucket(self._cells, place * _WORDS + word, per_s, self._now)
+        return Bucket(self._cells, place * _WORDS + word, per_s, self._now, self._descriptor)
 
     def _claimed(self, consumer: str) -> int | None:
         """The consumer's place: the first one from where its hash points that is its own or free; one worker at a time."""
