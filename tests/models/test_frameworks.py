@@ -17,7 +17,15 @@ import framework_files as made
 from framework_files import ANSWERS, MAKERS, ROWS, needs
 
 from towpath.errors import ExtraError, FormatError, InputError, RefusedError
-from towpath.models import columns_from_rows, columns_from_tensor, load_file, load_version, sniff
+from towpath.models import (
+    as_answered,
+    columns_from_rows,
+    columns_from_tensor,
+    load_file,
+    load_version,
+    signature_of,
+    sniff,
+)
 from towpath.models.folders import digest_of
 from towpath.models.manifest import Field, Manifest, Signature
 from towpath.models.model import output_fields
@@ -276,7 +284,9 @@ def test_what_train_returns_of_a_framework_is_kept_in_its_data_only_format(
     assert (manifest.artefact.format, manifest.artefact.allow) == ({"torch": "pt2", "keras": "keras"}[name], ())
     model = load_version(manifest, stored)
     columns = columns_from_rows(model.signature, [{"x": 1, "y": 2, "z": 3}])
-    assert model.predict(columns)["prediction"] == pytest.approx(ANSWERS[:1], rel=1e-5)
+    answered = model.predict(columns)
+    assert answered["prediction"] == pytest.approx(ANSWERS[:1], rel=1e-5)
+    assert as_answered(signature_of(inputs, "numpy", "vector", trained), answered) == signature
     other = msgspec.structs.replace(manifest.artefact, framework_version="1.0.0")
     with pytest.raises(RefusedError, match=r"written by .* 1\.0\.0"):
         load_version(msgspec.structs.replace(manifest, artefact=other), stored)
@@ -307,7 +317,12 @@ def test_a_pipeline_of_transformers_is_kept_as_a_folder_whose_every_file_has_a_d
     assert artefact.file.path.startswith("model/")
     model = load_version(manifest, stored)
     label = trained("good film")[0]["label"]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue, reportOptionalSubscript]
-    assert model.predict({"review": np.array(["good film"], dtype=object)})["prediction"].tolist() == [label]
+    answered = model.predict({"review": np.array(["good film"], dtype=object)})
+    assert answered["prediction"].tolist() == [label]
+    # and where nobody knew its labels before, its answers say that they are texts
+    taken = signature_of(signature.inputs, "numpy", "class", trained)
+    assert [field.type for field in taken.outputs] == ["double"]
+    assert [field.type for field in as_answered(taken, answered).outputs][0] == "string"
 
 
 def test_the_digest_of_a_folder_changes_with_every_name_and_byte(tmp_path: Path) -> None:

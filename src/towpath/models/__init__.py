@@ -15,9 +15,10 @@ from towpath.models.loading import (
     on_demand_of,
 )
 from towpath.models.model import Model, Outputs, kind_of, output_fields
-from towpath.models.saving import save, signature_of
+from towpath.models.saving import as_answered, save, signature_of
 
 __all__ = [
+    "as_answered",
     "Columns",
     "Found",
     "Matrix",

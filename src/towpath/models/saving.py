@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from towpath.errors import FormatError, RefusedError
@@ -18,10 +19,11 @@ from towpath.models.manifest import Artefact, Field, Signature, StoredFile
 from towpath.models.model import output_fields
 from towpath.types import Container, OutputKind
 
-__all__ = ["save", "signature_of"]
+__all__ = ["as_answered", "save", "signature_of"]
 
 _Saved = tuple[str, str, str]
 """Name of file or folder, format, import name of the framework."""
+_TEXTS = frozenset({"string", "large_string", "BYTES"})
 _RUNS = frozenset({"pickle", "joblib"})
 """Formats that a file may have and a version not: there they have the list of what was seen when we wrote them."""
 
@@ -121,6 +123,28 @@ def signature_of(
     labels = getattr(trained, "classes_", None)
     levels = None if labels is None else tuple(str(label) for label in np.asarray(labels).tolist())
     return Signature(container=container, inputs=inputs, outputs=output_fields(kind, levels))
+
+
+def as_answered(signature: Signature, outputs: "dict[str, NDArray[Any]]") -> Signature:
+    """The signature with the outputs as the model gave them: a label where a number was taken for granted, as many as there are.
+
+    Args:
+        signature: Of the trained model, as its kind and its object say.
+        outputs: What it answered to some rows.
+
+    Example:
+        >>> taken = signature_of((Field(name="a", type="double"),), "numpy", "class", object())
+        >>> [(field.name, field.type) for field in as_answered(taken, {"prediction": np.array(["no", "yes"])}).outputs]
+        [('prediction', 'string')]
+    """
+    known = {field.name: field for field in signature.outputs}
+    fields: list[Field] = []
+    for name, values in outputs.items():
+        field, lists = known.get(name), values.dtype.kind == "O" and not isinstance(values.flat[0], str | bytes)
+        seen = _output(name, values)
+        same = field is not None and (field.type in _TEXTS) == (seen.type in _TEXTS) and len(field.shape) == values.ndim
+        fields.append(field if field is not None and (same or lists) else seen)
+    return replace(signature, outputs=tuple(fields))
 
 
 def _output(name: str, values: NDArray[Any]) -> Field:

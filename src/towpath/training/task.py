@@ -17,6 +17,7 @@ from towpath.errors import ModelError, TowpathError
 from towpath.features import OnDemand, appended_by, with_defaults
 from towpath.models import (
     Model,
+    as_answered,
     columns_of,
     container,
     load_file,
@@ -95,7 +96,9 @@ def _trained(task: Task, folder: Path) -> Result:
     else:
         signature = signature_of(data.fields, data.container, declaration.output.kind, trained, tried)
     model = load_version(_provisional(task, artefact, signature), folder)
-    unseen = _measure(task, model, folder, functions)
+    unseen, answered = _measure(task, model, folder, functions)
+    if answered and tried is None and not isinstance(trained, Path):  # whose file says it
+        signature = as_answered(signature, answered)
     return Result(artefact=artefact, signature=signature, unseen=unseen)
 
 
@@ -119,7 +122,7 @@ def _remote(task: Task, folder: Path, data: TrainingSet, functions: Sequence[OnD
     outputs = remote.Remote(folder / artefact.file.path, name=task.model).signature.outputs
     signature = Signature(container=data.container, inputs=data.fields, outputs=outputs)
     model = open_version(_provisional(task, artefact, signature), folder, environments=folder)
-    unseen = _measure(task, model, folder, functions)
+    unseen, _ = _measure(task, model, folder, functions)
     model.close()
     return Result(artefact=artefact, signature=signature, unseen=unseen)
 
@@ -139,23 +142,31 @@ def _rows(task: Task, path: Path, functions: Sequence[OnDemand]) -> "pa.Table":
     return with_defaults(table.drop_columns(sorted(unread)), computed.functions, task.project)
 
 
-def _measure(task: Task, model: Model, folder: Path, computing: Sequence[OnDemand]) -> dict[str, int]:
-    """Answer the holdout with the model and with each of its fallback functions, by the code that will serve it."""
+def _measure(
+    task: Task, model: Model, folder: Path, computing: Sequence[OnDemand]
+) -> tuple[dict[str, int], "dict[str, NDArray[Any]]"]:
+    """Answer the holdout with the model and with each of its fallback functions, by the code that will serve it.
+
+    Returns:
+        Labels that were never seen in training, by column, and the model's answers to the first rows; nothing where there are none.
+    """
     import pyarrow.parquet as pq
 
     table = _rows(task, folder / MEASURE, computing)
     functions = [link for link in task.declaration.fallback if link.function is not None]
     answers: dict[str, list[NDArray[Any]]] = {"prediction": [], **{f"fallback:{link.name}": [] for link in functions}}
+    first: dict[str, NDArray[Any]] = {}
     for start in range(0, table.num_rows, _BATCH_ROWS):
         columns = columns_of(table.select(list(task.features)).slice(start, _BATCH_ROWS))
         outputs = model.predict(columns)
+        first = first or outputs
         answers["prediction"].append(next(iter(outputs.values())))
         for link in functions:
             answers[f"fallback:{link.name}"].append(model.fallback(link.function or "", columns))
     for name, parts in answers.items():
         table = table.append_column(name, _column(np.concatenate(parts)))
     pq.write_table(table, folder / HOLDOUT, compression="zstd")
-    return dict(model.unseen)
+    return dict(model.unseen), first
 
 
 def _column(values: NDArray[Any]) -> Any:
