@@ -322,7 +322,7 @@ def test_a_pipeline_of_transformers_is_kept_as_a_folder_whose_every_file_has_a_d
     # and where nobody knew its labels before, its answers say that they are texts
     taken = signature_of(signature.inputs, "numpy", "class", trained)
     assert [field.type for field in taken.outputs] == ["double"]
-    assert [field.type for field in as_answered(taken, answered).outputs][0] == "string"
+    assert as_answered(taken, answered).outputs[0].type == "string"
 
 
 def test_the_digest_of_a_folder_changes_with_every_name_and_byte(tmp_path: Path) -> None:
