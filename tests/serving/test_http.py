@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from towpath.models.manifest import Field, Signature
 from towpath.project.declarations import FallbackDeclaration, OutputDeclaration
 from towpath.serving.served import Served
+from towpath.serving.worker import Worker
 
 triton_grpc: Any = tritonclient.grpc  # it has no types
 triton_http: Any = tritonclient.http
@@ -321,3 +322,21 @@ def test_our_messages_are_tritons_on_the_wire() -> None:
     assert theirs.inputs[0].parameters["q"].bool_param
     assert theirs.parameters["p"].double_param == 1.5
     assert messages()["ModelInferRequest"].FromString(theirs.SerializeToString()) == ours
+
+
+def test_grpc_clients_are_let_in_from_the_first_http_answer_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a client that comes as soon as HTTP answers, before the gRPC door is made; refused, it would wait 100 ms
+    came: list[socket.socket] = []
+    made: Any = Worker._grpc
+
+    async def later(worker: Worker, listener: socket.socket) -> Any:
+        came.append(socket.create_connection(listener.getsockname(), timeout=1))
+        return await made(worker, listener)
+
+    monkeypatch.setattr(Worker, "_grpc", later)
+    running = Running(tmp_path, deployed(Served(a_manifest(), PlainModel())))
+    with came[0] as client:
+        client.settimeout(10)
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        assert client.recv(9)[3] == 4  # its settings
+    running.close()

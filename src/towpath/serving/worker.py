@@ -305,12 +305,16 @@ class Worker:
     async def _answer(self, on_ready: Callable[[Ports], None], imported: "asyncio.Future[None]") -> None:
         """Open both doors, answer until the worker is told to stop, and drain."""
         http, listener = self._http()
+        # bound before anybody is answered: a gRPC client that is refused at the start waits 100 ms before it tries again
+        ports = self._config.ports
+        grpc_listener = listening(ports.host, ports.grpc, reuse=self._config.reuse_port, option="--grpc-port")
+        grpc_listener.listen(_BACKLOG)
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         while not http.started and not serving.done():  # noqa: ASYNC110 - uvicorn has a flag, no event
             await asyncio.sleep(0.001)
         await imported
-        grpc_server, grpc_port, closing = await self._grpc()
-        ports = Ports(self._config.ports.host, listener.getsockname()[1], grpc_port, os.getpid())
+        grpc_server, closing = await self._grpc(grpc_listener)
+        ports = Ports(ports.host, listener.getsockname()[1], grpc_listener.getsockname()[1], os.getpid())
         self._heap.settle()
         on_ready(ports)
         await self._stop.wait()
@@ -493,7 +497,7 @@ class Worker:
             self._config.ports.host, self._config.ports.http, reuse=self._config.reuse_port
         )
 
-    async def _grpc(self) -> "tuple[GrpcDoor, int, asyncio.Event]":
+    async def _grpc(self, listener: socket.socket) -> "tuple[GrpcDoor, asyncio.Event]":
         from towpath.serving.grpc import GrpcService
         from towpath.serving.grpc_door import GrpcDoor
 
@@ -511,11 +515,8 @@ class Worker:
         if self._tracing is not None:
             self._tracing.over_grpc(service)
         door = GrpcDoor(service.methods(), self._settings)
-        ports = self._config.ports
-        listener = listening(ports.host, ports.grpc, reuse=self._config.reuse_port, option="--grpc-port")
-        port = listener.getsockname()[1]
         await door.start(listener, tls=None if self._tls is None else self._tls.grpc_context, backlog=_BACKLOG)
-        return door, port, service.closing
+        return door, service.closing
 
     def _on_supervisor(self) -> None:
         """It calls this worker, or it is gone."""
