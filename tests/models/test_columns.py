@@ -141,3 +141,25 @@ def test_a_tensor_cell_beyond_its_type_or_null_is_named(kind: str, value: object
     want = Signature(container="tensors", inputs=(field,), outputs=())
     with pytest.raises(InputError, match="row 0, 'x'"):
         columns_from_rows(want, [{"x": value}])
+
+
+@pytest.mark.parametrize("beside", [(), ("string",)], ids=["numbers alone", "beside text"])
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("int64", [-(2**63), 2**62], 2**63),
+        ("INT32", [-1, 7], 2**64 - 1),
+        ("uint64", [0, 2**63], -1),
+        ("UINT8", [0, 3], 2**64),
+    ],
+)
+def test_a_whole_number_beyond_its_kind_is_refused_beside_any_other(
+    kind: str, good: list[int], bad: int, beside: tuple[str, ...]
+) -> None:
+    fields = tuple(Field(name=f"c{place}", type=one) for place, one in enumerate((kind, *beside)))
+    signature = Signature(container="numpy", inputs=fields, outputs=())
+    rows = [{"c0": value} | ({"c1": "a"} if beside else {}) for value in good]
+    assert columns_from_rows(signature, rows)["c0"].tolist() == good
+    with pytest.raises(InputError, match=f"row 2, 'c0': {bad} is no whole number") as refused:
+        columns_from_rows(signature, [*rows, {**rows[0], "c0": bad}])
+    assert refused.value.mend.startswith("from ")

@@ -8,6 +8,7 @@ import base64
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from threading import Lock
@@ -280,6 +281,8 @@ class _Reader:
         self.known = frozenset(self.names)
         self.numbers = bool(self.names) and all(is_number(field) for field in signature.inputs)
         self.whole = [i for i, field in enumerate(signature.inputs) if field.type not in _FLOATS]
+        ends = [_ends(signature.inputs[i]) for i in self.whole]
+        self.least, self.most = [float(least) for least, _ in ends], [float(most) for _, most in ends]
         self.needed = [i for i, field in enumerate(signature.inputs) if not field.nullable]
         first = itemgetter(*self.names) if self.names else None
         self.cells: Callable[[Mapping[str, object]], tuple[Any, ...]]
@@ -350,7 +353,8 @@ class _Reader:
             return None
         if self.whole:
             whole = values[:, self.whole]
-            if not (np.isnan(whole) | (whole == np.rint(whole))).all():
+            fits = (whole == np.rint(whole)) & (whole >= self.least) & (whole < self.most)
+            if not (np.isnan(whole) | fits).all():
                 return None
         return Matrix(self.names, values)
 
@@ -397,7 +401,7 @@ def _cell_reader(field: Field) -> Callable[[Any], Any]:
     if field.type in _FLOATS:
         return _float
     if field.type in _INTEGERS or field.type in _TENSOR_INTEGERS:
-        return _integer
+        return partial(_integer, *_ends(field))
     if field.type in _TEXT or field.type.startswith("dictionary"):
         return _text
     if field.type in _BINARY:
@@ -416,11 +420,16 @@ def _float(value: object) -> float:
     return number if math.isfinite(number) else _wrong()
 
 
-def _integer(value: object) -> int:
+def _integer(least: int, most: int, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         _wrong()
     whole = int(value)
-    return whole if whole == value and -(2**63) <= whole < 2**64 else _wrong()
+    return whole if whole == value and least <= whole <= most else _wrong()
+
+
+def _ends(field: Field) -> tuple[int, int]:
+    """The least and the greatest whole number that is read: of 64 bits, whatever the size of the type that the model was trained on."""
+    return (0, 2**64 - 1) if field.type.lower().startswith("u") else (-(2**63), 2**63 - 1)
 
 
 def _text(value: object) -> str:
@@ -494,11 +503,9 @@ def _packed(field: Field, cells: list[Any]) -> NDArray[Any]:
         )
     if field.type in _FLOATS or nulls:
         return np.array(cells, dtype=np.float64)
-    return np.array(cells, dtype=bool if field.type in {"bool", "BOOL"} else np.int64 if _fits(cells) else np.uint64)
-
-
-def _fits(cells: Sequence[Any]) -> bool:
-    return not cells or max(cells) < 2**63
+    if field.type in {"bool", "BOOL"}:
+        return np.array(cells, dtype=bool)
+    return np.array(cells, dtype=np.int64 if max(cells, default=0) < 2**63 else np.uint64)
 
 
 def tensor_dtype(field: Field) -> np.dtype[Any]:
@@ -544,7 +551,7 @@ def _said(field: Field) -> str:
     if field.type in _FLOATS:
         return "number"
     if field.type in _INTEGERS or field.type in _TENSOR_INTEGERS:
-        return "whole number"
+        return "whole number from 0" if _ends(field)[0] == 0 else "whole number"
     return {
         "string": "text",
         "BYTES": "text",
@@ -562,6 +569,8 @@ def _mend(field: Field, value: object) -> str:
         return "null stands for a value that is not known" if field.nullable else "a finite number"
     if field.type.startswith(("timestamp", "date")):
         return "ISO 8601 text, such as 2011-09-01T12:00Z"
+    if type(value) is int and (field.type in _INTEGERS or field.type in _TENSOR_INTEGERS):
+        return "from {} to {}".format(*_ends(field))
     return "true or false" if field.type in {"bool", "BOOL"} else f"a JSON {_said(field)}"
 
 
