@@ -350,3 +350,26 @@ def test_a_flood_over_http_is_answered_by_the_fallback_in_time_or_told_to_come_b
                 assert "overloaded" in {json.loads(one.content)["code"] for one in refused}
     finally:
         running.close()
+
+
+def test_a_signal_may_come_at_any_moment_of_the_wait() -> None:
+    # given a server's wait, told to stop over and over, also while it looks whether it was told
+    code = (
+        "import os, signal, threading, time\n"
+        "from towpath.serving.supervisor import told_to_stop\n"
+        "with told_to_stop() as asked:\n"
+        "    ended = threading.Event()\n"
+        "    def tell():\n"
+        "        while not ended.is_set():\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    teller = threading.Thread(target=tell, daemon=True)\n"
+        "    teller.start()\n"
+        "    until = time.monotonic() + 1\n"
+        "    while time.monotonic() < until:\n"
+        "        asked.wait(0.001)\n"
+        "    ended.set()\n"
+        "    teller.join()\n"
+        "    print(asked.is_set())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr

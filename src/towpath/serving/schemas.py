@@ -36,7 +36,8 @@ SHARED = (Answer, AnswerRow, Outcome, PushAnswer, RefusedRow, Switch, Switched, 
 _REF = "#/components/schemas/{name}"
 _SCALAR: Schema = {"type": ["string", "number", "boolean", "null"]}
 _NUMBER: Schema = {"type": "number"}
-_WHOLE: Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1}
+_WHOLE: Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+_FROM_0: Schema = {"type": "integer", "minimum": 0, "maximum": 2**64 - 1}
 _MOMENT: Schema = {"anyOf": [{"type": "string", "format": "date-time"}, {**_WHOLE, "minimum": EARLIEST_US, "maximum": LATEST_US, "title": "Microseconds since 1970 UTC"}, {"type": "null"}]}  # fmt: skip
 _LONGEST_S = 30
 _SHOWN = 3
@@ -235,7 +236,7 @@ def _typed(kind: str) -> Schema:
     if lower in {"double", "float", "halffloat", "float64", "float32", "float16", "fp64", "fp32", "fp16"}:
         return dict(_NUMBER)
     if lower.startswith(("int", "uint")):
-        return dict(_WHOLE)
+        return dict(_FROM_0 if lower.startswith("u") else _WHOLE)
     if lower in {"string", "large_string", "bytes"} or lower.startswith("dictionary"):
         return {"type": "string"}
     if lower == "bool":

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -27,7 +27,7 @@ from towpath.serving.slots import forget_gauges
 from towpath.serving.worker import CALL, Ports, WorkerConfig, listening
 from towpath.stores.objects import Objects
 
-__all__ = ["Flusher", "Supervisor", "told_to_stop"]
+__all__ = ["Asked", "Flusher", "Supervisor", "told_to_stop"]
 
 _log = logging.getLogger("towpath.serving")
 _START_S = 120.0
@@ -42,10 +42,44 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """One row is quickest on one thread, and workers must not fight for cores; a variable that is set already stays."""
 
 
+class Asked:
+    """What SIGTERM and SIGINT set.
+
+    No `threading.Event`: Python runs a handler in the main thread, between any two steps of what stands there. One that came
+    while the wait for an event held the event's lock waited for that lock, in the thread that held it, and the server was deaf.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+
+    def set(self) -> None:
+        """Say it; takes no lock."""
+        self._told = True
+        with suppress(BlockingIOError):  # full of what was said before
+            os.write(self._write, b"!")
+
+    def is_set(self) -> bool:
+        """Whether somebody said it."""
+        return self._told
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until somebody says it, or for so long."""
+        if not self._told:
+            select.select([self._read], [], [], timeout_s)
+        return self._told
+
+    def close(self) -> None:
+        """Give the pipe back; nobody may say or wait for anything any more."""
+        os.close(self._read)
+        os.close(self._write)
+
+
 @contextmanager
-def told_to_stop() -> Generator[threading.Event]:
-    """An event that SIGTERM and SIGINT set while the block runs; from the main thread only."""
-    asked = threading.Event()
+def told_to_stop() -> Generator[Asked]:
+    """What SIGTERM and SIGINT set while the block runs; from the main thread only."""
+    asked = Asked()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         asked.set()
@@ -56,6 +90,7 @@ def told_to_stop() -> Generator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        asked.close()
 
 
 class Flusher:
@@ -238,7 +273,7 @@ class Supervisor:
         """Of the living workers that answer."""
         return [child.process.pid for child in self._children if child.ports is not None and not child.dead]
 
-    def start(self, asked: threading.Event | None = None) -> Ports:
+    def start(self, asked: Asked | None = None) -> Ports:
         """Take the ports, spawn the workers, and come back when all of them answer.
 
         Args:
@@ -265,7 +300,7 @@ class Supervisor:
         self._thread.start()
         return self.ports
 
-    def wait(self, asked: threading.Event) -> int:
+    def wait(self, asked: Asked) -> int:
         """Block until SIGTERM, SIGINT or `stop`; then drain.
 
         Args:
