@@ -282,7 +282,9 @@ class _Reader:
         self.numbers = bool(self.names) and all(is_number(field) for field in signature.inputs)
         self.whole = [i for i, field in enumerate(signature.inputs) if field.type not in _FLOATS]
         ends = [_ends(signature.inputs[i]) for i in self.whole]
-        self.least, self.most = [float(least) for least, _ in ends], [float(most) for _, most in ends]
+        # the ends themselves are left to the values one by one: a float there may be a whole number beyond, rounded
+        self.least = [math.nextafter(float(least), 0.0) for least, _ in ends]
+        self.most = [float(most) for _, most in ends]
         self.needed = [i for i, field in enumerate(signature.inputs) if not field.nullable]
         first = itemgetter(*self.names) if self.names else None
         self.cells: Callable[[Mapping[str, object]], tuple[Any, ...]]
@@ -424,6 +426,10 @@ def _integer(least: int, most: int, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         _wrong()
     whole = int(value)
+    if whole == least < 0 and not isinstance(
+        value, int
+    ):  # JSON's numbers beyond 64 bits come as floats, rounded to here
+        _wrong()
     return whole if whole == value and least <= whole <= most else _wrong()
 
 
