@@ -165,3 +165,9 @@ def test_a_whole_number_beyond_its_kind_is_refused_beside_any_other(
     with pytest.raises(InputError, match=re.escape(f"row 2, 'c0': {bad} is no whole number")) as refused:
         columns_from_rows(signature, [*rows, {**rows[0], "c0": bad}])
     assert refused.value.mend.startswith("from ") or isinstance(bad, float)
+
+
+def test_the_least_whole_number_is_read_as_json_and_numpy_have_it() -> None:
+    signature = Signature(container="numpy", inputs=(Field(name="c0", type="int64"),), outputs=())
+    for least in (-(2**63), np.int64(-(2**63))):
+        assert columns_from_rows(signature, [{"c0": least}])["c0"].tolist() == [-(2**63)]

@@ -18,6 +18,7 @@ from towpath.features import manifest_of
 from towpath.platform import Platform
 from towpath.project import Answers, init
 from towpath.serving.server import store_server
+from towpath.serving.supervisor import Supervisor
 from towpath.settings import ServingSettings
 from towpath.types import utc
 
@@ -84,6 +85,19 @@ def change(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+
+
+def served(folder: Path, *, keys: Path, state: Path) -> Supervisor:
+    """A server of a project's stores that trusts the keys of another, or of the same; begun where it is entered."""
+    return store_server(
+        ServingSettings(port=0, grpc_port=0, poll_ms=50, drain_ms=20, flush_s=0.2),
+        objects_url=f"{folder}/.towpath/objects",
+        online_url=f"lmdb://{folder}/.towpath/online",
+        online_timeout_ms=1_000,
+        keys=keys / ".towpath/keys",
+        folder=state,
+        clock=FixedClock(NOW),
+    )
 
 
 def opened(folder: Path) -> Platform:
@@ -300,15 +314,7 @@ def test_callers_leave_out_what_is_computed_also_where_the_champion_could_not_be
     if not whole:
         (code,) = (folder / ".towpath/objects/models/demand/versions" / f"{version:06d}").glob("code.zip")
         code.write_bytes(code.read_bytes()[:-1])
-    server = store_server(
-        ServingSettings(port=0, grpc_port=0, poll_ms=50, drain_ms=20, flush_s=0.2),
-        objects_url=f"{folder}/.towpath/objects",
-        online_url=f"lmdb://{folder}/.towpath/online",
-        online_timeout_ms=1_000,
-        keys=folder / ".towpath/keys",
-        folder=tmp_path,
-        clock=FixedClock(NOW),
-    )
+    server = served(folder, keys=folder, state=tmp_path)
     # when a caller sends what it always sends
     with server as running, httpx.Client(base_url=f"http://127.0.0.1:{running.ports.http}", timeout=30) as client:
         came = client.post("/predict/demand", json={"item_id": "item_01", "offered_eur": 1.0})
@@ -422,15 +428,7 @@ def test_a_running_server_computes_each_version_by_the_form_that_it_was_trained_
         {"name": "item_id", "datatype": "BYTES", "shape": [1], "data": ["item_01"]},
         {"name": "offered_eur", "datatype": "FP64", "shape": [1], "data": [1.0]},
     ]
-    server = store_server(
-        ServingSettings(port=0, grpc_port=0, poll_ms=50, drain_ms=20, flush_s=0.2),
-        objects_url=f"{shop}/.towpath/objects",
-        online_url=f"lmdb://{shop}/.towpath/online",
-        online_timeout_ms=1_000,
-        keys=bakery / ".towpath/keys",
-        folder=tmp_path,
-        clock=FixedClock(NOW),
-    )
+    server = served(shop, keys=bakery, state=tmp_path)
     with (
         opened(bakery) as platform,
         server as running,

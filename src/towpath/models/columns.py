@@ -426,9 +426,9 @@ def _integer(least: int, most: int, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         _wrong()
     whole = int(value)
-    if whole == least < 0 and not isinstance(
-        value, int
-    ):  # JSON's numbers beyond 64 bits come as floats, rounded to here
+    if whole == least < 0 and isinstance(
+        value, float
+    ):  # JSON's numbers beyond 64 bits are read as floats, rounded to here
         _wrong()
     return whole if whole == value and least <= whole <= most else _wrong()
 
