@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from serving_stand import PlainModel, Running, a_manifest, deployed
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from towpath.errors import DeniedError
 from towpath.project.declarations import FallbackDeclaration
 from towpath.serving.served import Served
 from towpath.serving.shortway import ShortWayProtocol
@@ -137,6 +138,98 @@ def test_however_the_bytes_arrive_the_answers_are_the_same(server: Running, data
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     # then each is answered as if it had come whole
     assert answers(asked(server, *pieces)) == answers(asked(server, whole))
+
+
+NOT_READ = b'[{"a": 1, "b": "x"}]'
+
+
+@given(data=st.data())
+def test_a_head_that_comes_again_is_answered_as_it_was_the_first_time(server: Running, data: st.DataObject) -> None:
+    # given requests whose heads come again, of the same length and of others, whole and in pieces, and what nobody parses
+    kinds = [
+        GET,
+        post(GOOD),
+        post(GOOD.replace(b"1", b"4")),
+        post(b"{"),
+        post(NOT_READ),
+        post(GOOD, "/no"),
+        chunked(GOOD),
+    ]
+    kinds += [post(GOOD) + b"\r\n", b"\r\n" + post(GOOD), post(GOOD) * 2, post(GOOD, headers=b"x-request-id: a\r\n")]
+    asked_for = data.draw(st.lists(st.sampled_from(kinds), min_size=2, max_size=12))
+    alone = {one: answers(asked(server, one + LAST))[:-1] for one in set(asked_for)}
+    with connected(server) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for one in asked_for:
+            # when a caller sends one after the other, each when the one before was answered
+            cut = data.draw(st.one_of(st.none(), st.integers(1, len(one) - 1)))
+            for piece in (one,) if cut is None else (one[:cut], one[cut:]):
+                connection.sendall(piece)
+                time.sleep(0.0005)
+            heard = b""
+            while heard.count(b"HTTP/1.1 ") < len(alone[one]) or not _whole(heard):
+                heard += connection.recv(65_536)
+            # then it hears what it would have heard on a connection of its own
+            assert answers(heard) == alone[one]
+
+
+def _whole(heard: bytes) -> bool:
+    head, end, body = heard.rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    return bool(end) and length is not None and len(body) == int(length[1])
+
+
+def test_the_parser_is_left_out_where_a_head_comes_again(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    feed = ShortWayProtocol._feed
+
+    def noted(self: ShortWayProtocol, data: bytes) -> None:
+        parsed.append(data)
+        feed(self, data)
+
+    monkeypatch.setattr(ShortWayProtocol, "_feed", noted)
+    traced = post(GOOD, headers=b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n")
+    shorter = post(b'[{"a": 1,"b": 2}]')
+    with connected(server) as connection:
+
+        def sent(request: bytes) -> bytes:
+            connection.sendall(request)
+            return connection.recv(65_536)
+
+        for request in (post(GOOD), post(GOOD), post(GOOD), shorter, shorter, traced, traced):
+            assert answers(sent(request))[0][1] == [3.0]
+        assert parsed == [post(GOOD), shorter, traced, traced]
+        # heads are kept in their turn
+        for number in range(20):
+            sent(post(GOOD, headers=b"x-shop: %d\r\n" % number))
+        del parsed[:]
+        assert answers(sent(post(GOOD)))[0][1] == [3.0]
+        assert parsed == [post(GOOD)]
+    # and another connection's are its own
+    with connected(server) as connection:
+        connection.sendall(post(GOOD))
+        connection.recv(65_536)
+    assert parsed == [post(GOOD)] * 2
+
+
+def test_a_key_that_was_revoked_opens_nothing_though_its_head_is_known(server: Running) -> None:
+    caller = post(GOOD, headers=b"authorization: Bearer tow_a_b\r\n")
+    consumers = server.worker._consumers
+    admit = consumers.admit
+
+    def refused(*_: object) -> NoReturn:
+        raise DeniedError("The key is unknown, expired or revoked.")
+
+    with connected(server) as connection:
+        for _ in range(2):
+            connection.sendall(caller)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        consumers.admit = refused
+        try:
+            connection.sendall(caller)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+        finally:
+            consumers.admit = admit
 
 
 def test_no_answer_is_heard_before_its_record_is_in_the_journal(server: Running) -> None:
