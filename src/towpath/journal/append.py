@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from towpath.clock import Clock
+from towpath.clock import Clock, now_us
 from towpath.errors import UnavailableError
 from towpath.journal.frames import BESIDE, HEADER_BYTES, LANDED, MARK, OUTCOMES, RECORD, close_frame
 from towpath.journal.record import Beside, LandedRow, OutcomeRow, Record, plain
-from towpath.types import Tier, micros
+from towpath.types import Tier
 
 __all__ = ["LOCK", "SUFFIX", "TIER_SHARES", "Journal", "identity"]
 
@@ -262,7 +262,7 @@ class Journal:
         if time.monotonic() < self._reopen_at:
             return None
         try:
-            self._file = _File.create(self.folder, self.server, micros(self._clock.now()))
+            self._file = _File.create(self.folder, self.server, now_us(self._clock))
         except OSError as error:
             self._reopen_at = time.monotonic() + _REOPEN_S
             self._refuse(f"no file could be made, the disk said '{error.strerror}'")

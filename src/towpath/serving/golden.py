@@ -10,13 +10,12 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from towpath.clock import Clock
+from towpath.clock import Clock, now_us
 from towpath.errors import ModelError, TowpathError
 from towpath.gate.golden import GoldenCase, compare_golden, read_golden
 from towpath.serving.guard import Call
 from towpath.serving.joint import trial_rows
 from towpath.serving.served import Served
-from towpath.types import micros
 
 __all__ = ["golden_cases", "prove", "rehearse"]
 
@@ -46,14 +45,14 @@ def prove(served: Served, cases: Sequence[GoldenCase], clock: Clock) -> None:
     """
     if not cases:
         return
-    now_us = micros(clock.now())
+    at_us = now_us(clock)
     answers: list[Any] = []
     errors: dict[int, str] = {}
     asked = [case if served.answered_by_itself(case.request) else replace(case, answer=UNSET) for case in cases]
     for position, case in enumerate(asked):
         answer: Any = None
         try:
-            prepared = served.whole(served.from_rows([case.request], now_us))
+            prepared = served.whole(served.from_rows([case.request], at_us))
             known = prepared.missing is None or not any(prepared.missing)
             answer = next(iter(served.loaded.predict(prepared.columns).values())).tolist()[0]
             if not known and case.answer is UNSET:

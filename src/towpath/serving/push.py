@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from towpath.clock import Clock
+from towpath.clock import Clock, now_us
 from towpath.errors import InputError, TowpathError, UnavailableError, UnknownError, nearest
 from towpath.features import PushedRow, RefusedRow, RowForm, View, rows_table, view_of_lock, write_rows
 from towpath.features.build import SCHEMAS, schema_key
@@ -17,7 +17,6 @@ from towpath.journal.record import LandedRow
 from towpath.serving.deployment import Deployment
 from towpath.serving.metrics import Meter
 from towpath.stores.online import OnlineStore
-from towpath.types import micros
 
 __all__ = ["PushAnswer", "Pusher", "RowWriter", "pushed_views", "view_called"]
 
@@ -93,7 +92,7 @@ class Pusher:
         called = f"{newest.project}/{newest.name}"
         if not newest.header.online:
             raise InputError(f"The view '{called}' is not kept online.", mend="online = true in its header")
-        arrived_us = micros(self._clock.now())
+        arrived_us = now_us(self._clock)
         form = self._form(newest, online)
         fit, refused = form.check(rows, arrived_us)
         if refused and len(views) > 1:

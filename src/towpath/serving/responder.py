@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from itertools import count
 from typing import Any, Protocol
 
-from towpath.clock import Clock
+from towpath.clock import Clock, now_us
 from towpath.errors import UnknownError, nearest
 from towpath.journal.record import Record
 from towpath.serving.answer import Answer
@@ -22,7 +22,7 @@ from towpath.serving.guard import Call, Outcome
 from towpath.serving.metrics import Meter
 from towpath.serving.work import Work
 from towpath.serving.written import record
-from towpath.types import Reason, Tier, micros
+from towpath.types import Reason, Tier
 
 __all__ = ["JournalWriter", "Responder"]
 
@@ -141,9 +141,9 @@ class Responder:
         start = time.perf_counter()
         if ask.since_s is not None and start - ask.since_s > _WAITED_S:
             start = ask.since_s
-        now_us = micros(self.clock.now())
+        at_us = now_us(self.clock)
         live = self.deployments.live
-        work = Work(deployment, ask, prediction_id=self.next_id(), start=start, now_us=now_us, live=live)
+        work = Work(deployment, ask, prediction_id=self.next_id(), start=start, now_us=at_us, live=live)
         yield from work.read()
         for served, route_rows in work.groups:
             yield from work.ask_model(served, route_rows)
@@ -153,7 +153,7 @@ class Responder:
             yield from work.ask_beside()
         answered = work.answered
         if deployment.memory is not None and work.keys is not None:
-            deployment.memory.keep(answered, work.keys, now_us)
+            deployment.memory.keep(answered, work.keys, at_us)
         answered.latency_ms = (time.perf_counter() - start) * 1e3
         if self._journal is not None:
             kept = self._journal.append(

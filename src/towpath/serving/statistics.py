@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from towpath.clock import Clock
+from towpath.clock import Clock, now_us
 from towpath.models.columns import Matrix, rows_in
-from towpath.types import micros
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -204,7 +203,7 @@ class Statistics:
             deployments: Which models.
             version: Only this one.
         """
-        now_ms = micros(self._clock.now()) // 1_000
+        now_ms = now_us(self._clock) // 1_000
         others = [*self._neighbours()]
         found: list[dict[str, Any]] = []
         for one in deployments:

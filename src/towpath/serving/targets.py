@@ -108,7 +108,10 @@ def _length_us(text: str) -> int:
 
 def _named(name: str, work: "Work") -> bool:
     ask = work.ask
-    return name in ask.columns if ask.columns is not None else any(name in row for row in ask.rows or ())
+    if ask.columns is not None:
+        return name in ask.columns
+    rows = ask.rows or ()
+    return name in rows[0] if len(rows) == 1 else any(name in row for row in rows)
 
 
 def _fault(value: Any, base: "Served") -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from towpath.clock import Clock
+from towpath.clock import Clock, now_us
 from towpath.errors import UnknownError, nearest
 from towpath.stores.catalog import Catalog
 from towpath.types import micros
@@ -164,13 +164,13 @@ class Runs:
 
     def finish(self, run_id: str, **columns: Any) -> None:
         """Close a run that came to a result, with what is known now."""
-        self._update(run_id, status="done", finished_at_us=micros(self._clock.now()), **columns)
+        self._update(run_id, status="done", finished_at_us=now_us(self._clock), **columns)
 
     def fail(self, run_id: str, error: str, status: Status = "failed") -> None:
         """Close a run that has no result, and remove its files."""
         run = self.show(run_id)
         shutil.rmtree(run.folder, ignore_errors=True)
-        self._update(run_id, status=status, finished_at_us=micros(self._clock.now()), error=error, folder="")
+        self._update(run_id, status=status, finished_at_us=now_us(self._clock), error=error, folder="")
 
     def note(self, run_id: str, **columns: Any) -> None:
         """Write down what became known while it runs, or later, such as ``version``."""
