@@ -83,7 +83,7 @@ class Answered:
     @property
     def unanswered(self) -> bool:
         """Whether not one row has an answer."""
-        return self.count > 0 and all(source == NOTHING for source in self.sources)
+        return self.count > 0 and self.sources.count(NOTHING) == self.count
 
     def row_id(self, row: int) -> str:
         """The id of one row's prediction."""

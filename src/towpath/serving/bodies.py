@@ -8,7 +8,7 @@ from typing import Any, cast
 from towpath.errors import InputError, TooLargeError
 from towpath.serving.compression import unpacked
 
-__all__ = ["Given", "Receive", "by_name", "checked_rows", "rows_of", "throw_away", "whole_body"]
+__all__ = ["Given", "Receive", "at_hand", "by_name", "checked_rows", "rows_of", "throw_away", "whole_body"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Given = bytes | Receive
@@ -28,6 +28,16 @@ def by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     if b"tracestate" in found:
         found[b"tracestate"] = b",".join(value for name, value in headers if name == b"tracestate")
     return found
+
+
+def at_hand(given: Given, headers: Mapping[bytes, bytes], limit: int) -> bytes | None:
+    """The body where it is here as its sender wrote it, as nearly all are; else `whole_body` has to be waited for.
+
+    Example:
+        >>> at_hand(b"[]", {}, 10), at_hand(b"[]", {b"content-encoding": b"gzip"}, 10), at_hand(b"[]", {}, 1)
+        (b'[]', None, None)
+    """
+    return given if isinstance(given, bytes) and len(given) <= limit and b"content-encoding" not in headers else None
 
 
 async def whole_body(given: Given, headers: Mapping[bytes, bytes], limit: int) -> bytes:

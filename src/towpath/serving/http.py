@@ -26,7 +26,7 @@ from towpath.serving import invocations, oip
 from towpath.serving.access import AccessLog
 from towpath.serving.answer import WireError
 from towpath.serving.answered import Ask
-from towpath.serving.bodies import Given, Receive, by_name, checked_rows, rows_of, throw_away, whole_body
+from towpath.serving.bodies import Given, Receive, at_hand, by_name, checked_rows, rows_of, throw_away, whole_body
 from towpath.serving.compression import ENOUGH_BYTES, accepted, compressed
 from towpath.serving.deployment import Deployment
 from towpath.serving.infer import (
@@ -296,7 +296,8 @@ class App:
     ) -> tuple[int, bytes, Headers]:
         caller = self._consumers.admit(headers.get(b"authorization"), "predict", model)
         self._responder.deployment(model)  # an unknown model is refused before its body is read
-        rows = rows_of(oip.decode_json(await self._body(given, headers)))
+        body = at_hand(given, headers, self._max_body_bytes) or await self._body(given, headers)
+        rows = rows_of(oip.decode_json(body))
         checked_rows(len(rows), self._max_rows)
         caller.take_rows(len(rows))
         ask = Ask(
@@ -377,7 +378,8 @@ class App:
             caller = self._consumers.admit(headers.get(b"authorization"), "predict", model)
             deployment = self._responder.deployment(model)
             version_of(deployment, version)
-            request = oip.decode(await self._body(given, headers), _head_bytes(headers))
+            body = at_hand(given, headers, self._max_body_bytes) or await self._body(given, headers)
+            request = oip.decode(body, _head_bytes(headers))
             deployment = self._responder.deployment(model)  # again: a slow body may have outlived a promotion
             number = version_of(deployment, version)
             return await self._infer(deployment, request, number, caller, headers, request_id)

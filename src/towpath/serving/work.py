@@ -99,7 +99,8 @@ class Work:
         if base is None:
             self._nobody(every, "down")
             return
-        yield from self._prepare(base)
+        if not self._read_here(base):
+            yield from self.prepare(base)
         if not base.plain:
             self._name_rows(base)
         self.horizons = horizons(self, base)
@@ -107,7 +108,9 @@ class Work:
         route = self._one_route()
         if route is not None:
             self.routes = route
-            yield from self._send(route, every)
+            served = self._sent(route, every)
+            if served is not None and not self._read_here(served):
+                yield from self.prepare(served)
             return
         keys, units, segments = self.keys, self.units, self.segments
         routes: list[Route] = []
@@ -123,7 +126,9 @@ class Work:
             by_route.setdefault(one, []).append(row)
         self.routes = routes
         for one, rows in by_route.items():
-            yield from self._send(one, rows)
+            served = self._sent(one, rows)
+            if served is not None:
+                yield from self.prepare(served)
 
     def ask_model(self, served: Served, rows: list[int]) -> "Generator[Call, Outcome, None]":
         """Call one version for its rows; those without a good answer stay open."""
@@ -131,7 +136,8 @@ class Work:
             self.answered.problem = UnavailableError("Its circuit is open.", retry_after_s=served.breaker.left_s)
             self._open(rows, "down")
             return
-        yield from self.complete(served)
+        if self.prepared[served.version].pending is not None:
+            yield from self.complete(served)
         prepared = self.prepared[served.version]
         if prepared.refused:
             refused = set(prepared.refused)
@@ -295,23 +301,23 @@ class Work:
             return Route(version, source, None, "ok")
         return self.deployment.policy.same_for_all
 
-    def _send(self, route: Route, rows: list[int]) -> "Generator[Call, Outcome, None]":
-        """Give rows to the version that shall answer them, or to the fallback."""
+    def _sent(self, route: Route, rows: list[int]) -> Served | None:
+        """Give rows to the version that shall answer them, or to the fallback; that version, for which they must be read."""
         answered = self.answered
         if route.arm is not None:
             for row in rows:
                 answered.arms[row] = route.arm
         if route.version is None:
             self._open(rows, route.reason)
-            return
+            return None
         served = self.deployment.versions.get(route.version)
         if served is None:
             self._open(rows, "down")
-            return
+            return None
         for row in rows:
             answered.sources[row] = route.source
-        yield from self.prepare(served)
         self.groups.append((served, rows))
+        return served
 
     def _nobody(self, rows: list[int], reason: Reason) -> None:
         same = self.deployment.policy.same_for_all
@@ -319,14 +325,19 @@ class Work:
 
     def prepare(self, served: Served) -> "Generator[Call, Outcome, None]":
         """Read the input for one version, if nobody did so before."""
-        if served.version not in self.prepared:
-            yield from self._prepare(served)
+        if not self._read_here(served):
+            self._keep(served, (yield from self._looked_up(served)))
 
-    def _prepare(self, served: Served) -> "Generator[Call, Outcome, None]":
+    def _read_here(self, served: Served) -> bool:
+        """The same in this thread and without a generator; False where the look-up may wait."""
+        if served.version in self.prepared:
+            return True
         if served.waits(self.ask.rows, self.ask.columns):
-            prepared = yield from self._looked_up(served)
-        else:
-            prepared = self._prepared(served)
+            return False
+        self._keep(served, self._prepared(served))
+        return True
+
+    def _keep(self, served: Served, prepared: Prepared) -> None:
         self.prepared[served.version] = prepared
         if prepared.missing is not None and self.answered.missing is None and any(prepared.missing):
             self.answered.missing = prepared.missing

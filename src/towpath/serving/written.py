@@ -15,6 +15,7 @@ from towpath.traffic import point
 
 __all__ = ["Said", "record", "said"]
 
+_FLOAT = frozenset({float})
 _KEPT_BYTES = 4_096
 """A larger value is kept as digest and size."""
 _FEATURE_SAMPLE_SHARE = 1 / 16
@@ -152,7 +153,7 @@ def said(values: list[Any], *, ranking: bool = False) -> Said:
         >>> said([["bike", 7], None], ranking=True).items
         [['bike', '7'], None]
     """
-    if all(type(value) is float for value in values):
+    if _FLOAT.issuperset(map(type, values)):
         return Said(values)
 
     def items(value: Any) -> bool:
@@ -170,7 +171,11 @@ def _output(answered: Answered, found: Said) -> list[Any] | None:
     if answered.extras is not None:
         output = [None if extra is None else _kept(extra) for extra in answered.extras]
     values = answered.predictions
-    if found.items is not None or not any(isinstance(value, list | dict) for value in values):
+    if (
+        found.items is not None
+        or found.numbers is values
+        or not any(isinstance(value, list | dict) for value in values)
+    ):
         return output
     kept: list[Any] = []
     for row, value in enumerate(values):
