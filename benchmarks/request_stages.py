@@ -9,17 +9,16 @@ and taken off. The stages are the best fifth of the requests, so that other peop
 """
 
 import argparse
-import asyncio
 import json
 import os
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from inside import Inside
 from measure import emit, load
 from serving import model_file
 
@@ -119,23 +118,15 @@ def main() -> None:
 
 def measured(folder: Path) -> dict[str, float]:
     """Stage → microseconds of one request, the median of the best fifth of them."""
-    from towpath.clock import SystemClock
     from towpath.serving import http, responder
-    from towpath.serving.deployments import Fixed
     from towpath.serving.http import App
-    from towpath.serving.server import bare_deployment
     from towpath.serving.shortway import ShortWayProtocol
     from towpath.serving.turn import Turn
-    from towpath.serving.worker import Ports, Worker, WorkerConfig
-    from towpath.settings import ServingSettings
 
     watch = StopWatch()
     watch.calibrate()
-    deployment = bare_deployment(model_file(folder), name="model", trust_pickle=False, clock=SystemClock())
-    served: Any = next(iter(deployment.versions.values()))
-    settings = ServingSettings(drain_ms=0)
-    config = WorkerConfig(settings=settings, ports=Ports("127.0.0.1", 0, 0), journal=folder / "j", metrics=folder / "m", workers=0)  # fmt: skip
-    worker: Any = Worker(config, Fixed(deployment))
+    inside = Inside(model_file(folder), folder)
+    served, worker = inside.served, inside.worker
     patched: list[tuple[Any, str, Any]] = [
         (App, "respond", watch.timed_coroutine("route", App.respond)),
         (http.oip, "decode_json", watch.timed("decode", http.oip.decode_json)),
@@ -161,21 +152,9 @@ def measured(folder: Path) -> dict[str, float]:
     App.__init__ = with_timed_encoder
     for place, name, function in patched:
         setattr(place, name, function)
-    up = threading.Event()
-    at: dict[str, Any] = {}
-
-    def ready(ports: Ports) -> None:
-        at.update(port=ports.http, loop=asyncio.get_running_loop())
-        up.set()
-
-    thread = threading.Thread(target=worker.run, args=(ready,))
-    thread.start()
-    up.wait(30)
-    names = [field.name for field in served.signature.inputs]
-    body = json.dumps({"rows": [dict.fromkeys(names, 0.5)]}).encode()
-    load(f"http://127.0.0.1:{at['port']}/predict/model", body, connections=16, seconds=6)
-    at["loop"].call_soon_threadsafe(worker.stop)
-    thread.join(20)
+    inside.start()
+    load(inside.url, inside.body, connections=16, seconds=6)
+    inside.stop()
     whole = sorted(watch.requests[WARM:], key=sum)[: (len(watch.requests) - WARM) // 5]
     middle = [sorted(column)[len(whole) // 2] for column in zip(*whole, strict=True)]
     return {stage: round(took / 1e3, 2) for stage, took in zip(STAGES, middle, strict=True)}
