@@ -1,6 +1,7 @@
 """What is set aside from the collector must not stay for ever."""
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,3 +70,19 @@ def test_what_is_set_aside_is_not_looked_through_again() -> None:
     heap.settle()
     assert gc.get_freeze_count() > 10_000
     assert len(gc.get_objects()) < gc.get_freeze_count() / 100
+
+
+def test_the_collector_looks_more_rarely_unless_somebody_said_otherwise() -> None:
+    before, interval = gc.get_threshold(), sys.getswitchinterval()
+    try:
+        for own, then in (
+            ((700, 10, 10), (10_000, 10, 10)),
+            ((0, 10, 10), (0, 10, 10)),
+            ((50_000, 5, 5), (50_000, 5, 5)),
+        ):
+            gc.set_threshold(*own)
+            Heap.take_turns()
+            assert gc.get_threshold() == then
+    finally:
+        gc.set_threshold(*before)
+        sys.setswitchinterval(interval)

@@ -10,8 +10,8 @@ _LET_GO = 16
 """So many versions go before what was set aside is looked through again."""
 _SWITCH_S = 0.001
 _YOUNG = 10_000
-"""So many objects more than before are made before the collector looks through them; Python's 700 are those of a few requests that
-wait for a thread together, which are all still needed then."""
+"""So many objects more than before are made before the collector looks through them; Python's own 700 (2,000 in newer ones) are those
+of a few requests that wait for a thread together, which are all still needed then."""
 
 
 class Heap:
@@ -60,5 +60,6 @@ class Heap:
         time; what goes without a circle, as nearly everything does, never waits for it.
         """
         sys.setswitchinterval(_SWITCH_S)
-        _, middle, old = gc.get_threshold()
-        gc.set_threshold(_YOUNG, middle, old)
+        young, middle, old = gc.get_threshold()
+        if 0 < young < _YOUNG:  # 0 is off, and somebody's wish
+            gc.set_threshold(_YOUNG, middle, old)
