@@ -108,6 +108,26 @@ def test_work_that_waited_past_its_deadline_never_starts() -> None:
     assert lane.abandoned == 0
 
 
+def test_nobody_waits_behind_a_call_that_gave_up() -> None:
+    lane, gate = Lane("m", queue_rows=10), threading.Event()
+    blockers = block(lane, gate)
+    assert Call(lane, lambda: 1, 10, in_ms(30)).wait().reason == "slow"
+    # when its time in the line is over
+    assert lane.waiting_rows == 0
+    # then there is room again, for one who has more time
+    late = Call(lane, lambda: 5, 10, in_ms(60_000))
+    waiting = threading.Thread(target=late.wait)
+    waiting.start()
+    until = time.perf_counter() + 5
+    while lane.waiting_rows != 10 and time.perf_counter() < until:
+        time.sleep(0.001)
+    gate.set()
+    for thread in [*blockers, waiting]:
+        thread.join()
+    assert late.outcome is not None
+    assert late.outcome.value == 5
+
+
 def test_a_lane_whose_threads_all_hang_says_down() -> None:
     lane, gate = Lane("m", queue_rows=1_000), threading.Event()
     until = time.perf_counter() + 20

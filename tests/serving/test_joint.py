@@ -1,6 +1,7 @@
 """Requests that are answered together: the right rows to the right caller, and nobody pays for a neighbour."""
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -258,3 +259,25 @@ async def answered(port: int, table: NDArray[Any]) -> list[float]:
 
     await asyncio.gather(*(caller() for _ in range(64)))
     return found
+
+
+@pytest.mark.parametrize("joined_rows", [1, 64])
+@pytest.mark.parametrize("first", [1.0, 13.0, 14.0])
+def test_requests_that_wait_for_a_thread_leave_nothing_to_the_collector(joined_rows: int, first: float) -> None:
+    deployment = deployed(joined(Sums(), rows=joined_rows))
+    responder, _ = responding(deployment)
+    asyncio.run(answers(responder, deployment, [[{"a": 1.0, "b": 2.0}]]))
+    gc.collect()
+    gc.disable()
+    try:
+        # when a model answers, raises for one of the requests, or gives one of them no number
+        asyncio.run(answers(responder, deployment, [[{"a": first, "b": 2.0}], *[[{"a": 1.0, "b": 2.0}]] * 20]))
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(one).__name__ for one in gc.garbage if type(one).__module__.startswith("towpath")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    # then all that they were made of has gone with the last who needed it
+    assert not left

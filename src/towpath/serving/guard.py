@@ -30,6 +30,19 @@ class Outcome(NamedTuple):
     """``ok``, or why there is no value: ``slow``, ``wrong``, ``overloaded``, ``down``."""
     error: BaseException | None = None
 
+    @classmethod
+    def raised(cls, reason: Reason, error: BaseException) -> "Outcome":
+        """Of a call that raised, without the frames that the error came through.
+
+        Whoever wanted to say where it happened has done so. The frames know the request, which knows the error: kept, they
+        would leave each failed request with all its rows to the collector.
+        """
+        one: BaseException | None = error
+        while one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            one = one.__cause__ or one.__context__
+        return cls(None, reason, error)
+
 
 class Call:
     """One call on a lane. Only the first of *finished* and *given up* counts.
@@ -275,10 +288,13 @@ class Lane:
             loop.call_soon(self._turn_over)
 
     def leave_behind(self, call: Call) -> None:
-        """Count the thread of a call that missed its deadline as lost, unless the call never began."""
+        """Count the thread of a call that missed its deadline as lost; one that never began leaves the line, and nobody waits behind it."""
         with self._ready:
             run = call.run
-            if run is None or call.ended or run.left:  # a thread that came back just now is as good as new
+            if run is None:
+                self._waiting.give_up(call)
+                return
+            if call.ended or run.left:  # a thread that came back just now is as good as new
                 return
             run.left = True
             self._running_rows -= run.rows
@@ -409,7 +425,7 @@ class Lane:
 
 def _do(run: _Run) -> None:
     """Call, and tell everybody who waits for it."""
-    calls = run.calls
+    calls, run.calls = run.calls, []  # a call knows its run: without this all of them would be left to the collector
     if len(calls) > 1:
         together: list[Outcome] = []
         with suppress(
@@ -432,8 +448,8 @@ def _do(run: _Run) -> None:
         try:
             outcome = Outcome(call.function(), "ok")
         except UnavailableError as error:
-            outcome = Outcome(None, "slow" if isinstance(error, LateError) else "down", error)
+            outcome = Outcome.raised("slow" if isinstance(error, LateError) else "down", error)
         except BaseException as error:  # noqa: BLE001 - the same edge; even SystemExit stays here
-            outcome = Outcome(None, "wrong", error)
+            outcome = Outcome.raised("wrong", error)
         call.ended = True
         call.finish(outcome)

@@ -104,12 +104,22 @@ class Line(Generic[Item]):
             self._credit[consumer] += _TURN_ROWS
             self._queues[consumer] = self._queues.pop(consumer)  # to the end: the next one's turn
 
+    def give_up(self, item: Item) -> None:
+        """Let one go that does not want to wait any longer; nothing where it does not stand here."""
+        queue = self._queues.get(item.consumer)
+        if queue is not None and item in queue:  # mostly the first: who came first gives up first
+            queue.remove(item)
+            self._left(item.consumer, item)
+
     def _leave(self, consumer: str, *, newest: bool) -> Item:
         queue = self._queues[consumer]
         item = queue.pop() if newest else queue.popleft()
+        self._left(consumer, item)
+        return item
+
+    def _left(self, consumer: str, item: Item) -> None:
         self.rows -= item.rows
         self._rows_of[consumer] -= item.rows
         self._count -= 1
-        if not queue:  # who leaves the line takes no credit along
+        if not self._queues[consumer]:  # who leaves the line takes no credit along
             del self._queues[consumer], self._rows_of[consumer], self._credit[consumer]
-        return item

@@ -213,7 +213,7 @@ class Work:
         try:
             outcome = Outcome(served.model.predict(columns), OK)
         except Exception as error:  # noqa: BLE001 - the edge to a model: whatever it raises, the fallback answers
-            return Outcome(None, "wrong", error)
+            return Outcome.raised("wrong", error)
         return outcome
 
     def _blame(self, served: Served, outcome: Outcome, call: Call | None) -> None:
